@@ -1,0 +1,33 @@
+# Two commands do everything: `make reproduce` and `make test`. Both create the environment on first use.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TIER   ?= mini
+ARGS   ?=
+
+.PHONY: reproduce test lab prepare environment clean-environment
+
+reproduce: $(STAMP)  ## train what is missing, run every reproduction notebook, write figures/
+	$(BIN)/dgnet_reproduce --tier $(TIER) $(ARGS)
+
+test: $(STAMP)  ## export and clean leave no diff, library notebooks, pytest, reproduction notebooks at smoke
+	$(BIN)/python tests/run_all.py
+
+lab: $(STAMP)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=nbs
+
+prepare: $(STAMP)  ## before a commit: export, clean, test
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(MAKE) test
+
+environment: $(STAMP)  ## only the environment
+
+$(STAMP): settings.ini constraints.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; call make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -c "import torchvision, dgnet"
+	@touch $(STAMP)
+
+clean-environment:
+	rm -rf $(VENV)

@@ -1,0 +1,265 @@
+"""The evaluator against slow loops written from the definitions, and against the official evaluator's golden numbers."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dgnet.appearance import AppearanceEncoder, BaselineNet
+from dgnet.data import Split
+from dgnet.reid import (Embeddings, average_precision, embed, multi_query, paired_bootstrap, rank_metrics, ranked_list, re_rank,
+                        show_ranked_list, similarity)
+
+DATA = Path(__file__).parent / "data"
+
+
+def random_set(n, n_ids, n_cams, seed, low=1, d=8):
+    "Features around one centre per person, so that rankings are neither perfect nor blind."
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((2, n_ids + 2, d))
+    ids, cams = rng.integers(low, n_ids + 1, n), rng.integers(1, n_cams + 1, n)
+    f = centres[:, ids] + 1.2 * rng.standard_normal((2, n, d))
+    prim, fine = F.normalize(torch.from_numpy(f).float(), dim=2)
+    return Embeddings(prim, fine, torch.from_numpy(ids), torch.from_numpy(cams))
+
+
+def slow_ranking(q, g, beta):
+    "Per query: the list without junk as 1/0 for right/wrong, by plain loops."
+    lists = []
+    for k in range(len(q.ids)):
+        scored = []
+        for m in range(len(g.ids)):
+            if g.ids[m] == -1 or (g.ids[m] == q.ids[k] and g.cams[m] == q.cams[k]): continue
+            score = float(q.prim[k].double() @ g.prim[m].double() + beta * (q.fine[k].double() @ g.fine[m].double()))
+            scored.append((-score, int(g.ids[m] == q.ids[k])))
+        lists.append([right for _, right in sorted(scored)])
+    return lists
+
+
+def slow_ap(right):
+    "Area under the precision-recall polygon, and the mean precision at the matches, walking down the list."
+    n = sum(right)
+    if n == 0: return 0.0, 0.0
+    area, total, found, recall, precision = 0.0, 0.0, 0, 0.0, 1.0
+    for seen, r in enumerate(right, start=1):
+        found += r
+        now_recall, now_precision = found / n, found / seen
+        area += (now_recall - recall) * (now_precision + precision) / 2
+        total += r * now_precision
+        recall, precision = now_recall, now_precision
+    return area, total / n
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.3])
+def test_against_brute_force(seed, beta):
+    q, g = random_set(25, 9, 4, seed), random_set(140, 9, 4, seed + 100, low=-1)
+    lists = slow_ranking(q, g, beta)
+    aps = np.array([slow_ap(l) for l in lists])
+    r = rank_metrics(q, g, beta, chunk=7)
+    np.testing.assert_allclose(r.ap, aps[:, 0], atol=1e-9)
+    np.testing.assert_allclose(r.ap_standard, aps[:, 1], atol=1e-9)
+    assert r.mAP == pytest.approx(aps[:, 0].mean()) and r.mAP_standard == pytest.approx(aps[:, 1].mean())
+    for k, rate in ((1, r.rank1), (5, r.rank5), (10, r.rank10)):
+        assert rate == pytest.approx(np.mean([any(l[:k]) for l in lists]))
+    assert r.hit.mean() == pytest.approx(r.rank1) and r.protocol == "cross-camera"
+
+
+def golden_set(z, part):
+    f = torch.from_numpy(z[f"{part}_f"].astype(np.float32))
+    return Embeddings(f[:, :512], f[:, 512:], torch.from_numpy(z[f"{part}_id"]), torch.from_numpy(z[f"{part}_cam"]))
+
+
+@pytest.mark.parametrize("row", ["prim", "both_beta_0.5", "fine", "multi_query_beta_0.5"])
+def test_golden_numbers(row):
+    z, gold = np.load(DATA / "reid_1.npz"), json.loads((DATA / "reid_1.json").read_text())
+    q, g = golden_set(z, "query"), golden_set(z, "gallery")
+    if row.startswith("multi"): q = multi_query(q, golden_set(z, "mquery"))
+    r = rank_metrics(q, g, beta=0.5, head=row if row in ("prim", "fine") else "both")
+    assert {k: round(getattr(r, k), 4) for k in gold[row]} == gold[row]
+
+
+def test_gallery_order_and_chunks_do_not_matter():
+    q, g = random_set(30, 8, 3, 1), random_set(200, 8, 3, 2, low=-1)
+    mixed = g.take(torch.randperm(200, generator=torch.Generator().manual_seed(0)))
+    a = rank_metrics(q, g)
+    for b in (rank_metrics(q, mixed), rank_metrics(q, g, chunk=4)): np.testing.assert_allclose(a.ap, b.ap, atol=1e-6)
+
+
+def labels(ids, cams):
+    one = torch.ones(len(ids), 1)
+    return Embeddings(one, one, torch.tensor(ids), torch.tensor(cams))
+
+
+def test_ties_count_against_us():
+    "A network that says the same of everybody must not look perfect, in whatever order the gallery comes."
+    q = labels([1], [1])
+    for order in ([1, 2, 3], [3, 2, 1]):
+        r = rank_metrics(q, labels(order, [2, 2, 2]))
+        assert r.rank1 == 0 and r.first[0] == 2
+
+
+def test_camera_and_junk_rules():
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5]])
+    g = labels([7, -1, 0, 7, 3], [1, 2, 2, 2, 2])   # same camera; junk; distractor; the match; another person
+    r = rank_metrics(labels([7], [1]), g, scores=scores)
+    assert r.first[0] == 1, "only the distractor stands above the match"
+    assert r.ap[0] == pytest.approx((0 + 1 / 2) / 2) and r.ap_standard[0] == pytest.approx(1 / 2)
+
+
+def test_an_id_of_zero_may_be_a_person():
+    assert rank_metrics(labels([0], [1]), labels([0], [2])).rank1 == 1
+
+
+def test_ap_at_the_limits():
+    inf = torch.inf
+    best = average_precision(torch.tensor([[0.0, 1.0, inf]]).double())
+    none = average_precision(torch.tensor([[inf, inf]]).double())
+    assert best.trapezoid == 1 and best.standard == 1 and none.trapezoid == 0 and none.standard == 0
+
+
+def test_missing_cameras_are_said():
+    q, g = labels([1, 2], [-1, -1]), labels([1, 2, 2], [-1, -1, -1])
+    with pytest.warns(UserWarning, match="no camera labels"): r = rank_metrics(q, g)
+    assert r.protocol == "no cameras" and r.rank10 == 1
+    with pytest.raises(ValueError, match="3 of 5 photos have no camera label"): rank_metrics(labels([1, 2], [1, 2]), g)
+
+
+def test_queries_without_a_match_are_said():
+    g = labels([1, 2], [2, 1])
+    with pytest.warns(UserWarning, match=r"1 of 2 queries have no true match and count as 0 \(ids \[2\]"):
+        r = rank_metrics(labels([1, 2], [1, 1]), g, scores=torch.eye(2))
+    assert r.ap.tolist() == [1, 0] and r.mAP == 0.5 and r.first[1] == np.inf
+    with pytest.raises(ValueError, match="none of the 1 queries has a true match"): rank_metrics(labels([5], [1]), g)
+
+
+def test_nothing_to_rank_is_said():
+    q = labels([1], [1])
+    with pytest.raises(ValueError, match="the gallery is empty"): rank_metrics(q, q.take(slice(0, 0)))
+    with pytest.raises(ValueError, match="the query is empty"): rank_metrics(q.take(slice(0, 0)), q)
+    nobody = Split([], np.array([], dtype=np.int64), np.array([], dtype=np.int64), "gallery")
+    with pytest.raises(ValueError, match="'gallery' holds no photo"): embed(encoder(), torch.empty(0, 3, 32, 16, dtype=torch.uint8), nobody)
+
+
+def test_multi_query_is_a_plain_mean():
+    q, more = random_set(12, 4, 2, 3), random_set(80, 4, 2, 4)
+    out = multi_query(q, more)
+    for k in range(12):
+        rows = (more.ids == q.ids[k]) & (more.cams == q.cams[k])
+        torch.testing.assert_close(out.prim[k], more.prim[rows].mean(0))
+        torch.testing.assert_close(out.fine[k], more.fine[rows].mean(0))
+    with pytest.raises(ValueError, match="have no photo of their person at their camera"): multi_query(q, more.take(slice(0, 3)))
+
+
+def test_beta_weighs_the_query_only():
+    q, g = random_set(5, 4, 2, 5), random_set(9, 4, 2, 6)
+    official = torch.cat([q.prim, 0.5 * q.fine], 1) @ torch.cat([g.prim, g.fine], 1).T
+    concatenated = torch.cat([q.prim, 0.5 * q.fine], 1) @ torch.cat([g.prim, 0.5 * g.fine], 1).T
+    torch.testing.assert_close(similarity(q, g, 0.5), official)
+    torch.testing.assert_close(similarity(q, g, 0.5, beta_on="both"), concatenated)
+    torch.testing.assert_close(similarity(q._replace(fine=None), g._replace(fine=None)), q.prim @ g.prim.T)
+
+
+def encoder():
+    torch.manual_seed(0)
+    return AppearanceEncoder(5, "basic", (1, 1, 1, 1), 8, embed_dim=16)
+
+
+def photos(n):
+    x = torch.randint(0, 256, (n, 3, 32, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return x, Split([None] * n, np.arange(1, n + 1), np.ones(n, np.int64), "query")
+
+
+def test_embed():
+    x, split = photos(7)
+    net = encoder().train(); net.head_fine.eval()
+    e = embed(net, x, split, batch=3)
+    assert net.training and not net.head_fine.training, "every module's mode is put back"
+    for f in (e.prim, e.fine): torch.testing.assert_close(f.norm(dim=1), torch.ones(7))
+    mirrored = embed(net, x.flip(-1), split, batch=7)
+    torch.testing.assert_close(e.fine, mirrored.fine, atol=1e-5, rtol=0)
+    plain = embed(net, x, split, flip=False)
+    summed = F.normalize(plain.prim + embed(net, x.flip(-1), split, flip=False).prim, dim=1)
+    torch.testing.assert_close(e.prim, summed, atol=1e-5, rtol=0)
+    assert e.ids.tolist() == list(range(1, 8))
+
+
+def test_embed_one_head():
+    x, split = photos(3)
+    net = BaselineNet(5, "basic", (1, 1, 1, 1), 8, embed_dim=16)
+    assert embed(net, x, split).fine is None
+    with pytest.raises(ValueError, match="3 images for the 2 labels"): embed(net, x, split.take(slice(0, 2)))
+
+
+def slow_re_rank(f, n_query, k1, k2, lam):
+    "Zhong et al. 2017 with sets and loops: Eqs 2, 4, 7, 10, 12."
+    n = len(f)
+    d = np.array([[((f[i] - f[j]) ** 2).sum() for j in range(n)] for i in range(n)])
+    d /= d.max(1, keepdims=True)
+    order = np.argsort(d, 1, kind="stable")
+    def mutual(i, k): return {j for j in order[i, :k + 1] if i in order[j, :k + 1]}
+    v = np.zeros((n, n))
+    for i in range(n):
+        base = mutual(i, k1); full = set(base)
+        for j in base:
+            half = mutual(j, round(k1 / 2))
+            if len(base & half) > 2 / 3 * len(half): full |= half
+        for j in full: v[i, j] = np.exp(-d[i, j])
+        v[i] /= v[i].sum()
+    v = np.array([v[order[i, :k2]].mean(0) for i in range(n)])
+    out = np.zeros((n_query, n - n_query))
+    for i in range(n_query):
+        for j in range(n_query, n):
+            jaccard = 1 - np.minimum(v[i], v[j]).sum() / np.maximum(v[i], v[j]).sum()
+            out[i, j - n_query] = (1 - lam) * jaccard + lam * d[i, j]
+    return out
+
+
+@pytest.mark.parametrize("k1, k2", [(20, 6), (8, 3), (5, 1)])
+def test_re_ranking_against_loops(k1, k2):
+    q, g = random_set(12, 6, 3, 7), random_set(50, 6, 3, 8)
+    both = [torch.cat([e.prim, 0.5**0.5 * e.fine], 1).double().numpy() for e in (q, g)]
+    np.testing.assert_allclose(-re_rank(q, g, 0.5, k1, k2).numpy(), slow_re_rank(np.concatenate(both), 12, k1, k2, 0.3), atol=1e-5)
+
+
+def test_re_ranking_helps_on_clusters():
+    q, g = random_set(40, 8, 4, 9), random_set(200, 8, 4, 10)
+    assert rank_metrics(q, g, scores=re_rank(q, g)).mAP > rank_metrics(q, g).mAP
+
+
+def test_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    ids = np.repeat(np.arange(40), 5)
+    person = rng.normal(0.02, 0.1, 40)[ids]
+    b = rng.random(200)
+    a = b + person
+    assert paired_bootstrap(b, b, ids) == (0, 0, 0)
+    np.testing.assert_allclose(paired_bootstrap(b + 0.1, b, ids), 0.1)
+    grouped, alone = paired_bootstrap(a, b, ids), paired_bootstrap(a, b, np.arange(200))
+    assert grouped.mean == pytest.approx(np.mean(a - b)) and grouped.low < grouped.mean < grouped.high
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low), "five photos of one person are not five people"
+    assert paired_bootstrap(a, b, ids, seed=3) == paired_bootstrap(a, b, ids, seed=3)
+
+
+def test_ranked_list_leaves_junk_out():
+    q, g = random_set(6, 5, 3, 11), random_set(30, 5, 3, 12, low=-1)
+    r = ranked_list(q, g, k=30)
+    s = similarity(q, g)
+    for k in range(6):
+        rows = r.index[k][r.index[k] >= 0]
+        assert (g.ids[rows] != -1).all() and (s[k, rows].diff() <= 0).all()
+        assert not ((g.ids[rows] == q.ids[k]) & (g.cams[rows] == q.cams[k])).any()
+        assert torch.equal(r.match[k][r.index[k] >= 0], g.ids[rows] == q.ids[k])
+    pictures = torch.zeros(30, 3, 8, 4, dtype=torch.uint8)
+    assert len(show_ranked_list(pictures[:6], pictures, ranked_list(q, g, k=4), [0, 3]).axes) == 10
+
+
+def test_no_warning_without_a_reason():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rank_metrics(random_set(20, 4, 3, 13), random_set(90, 4, 3, 14))

@@ -1,0 +1,169 @@
+"""Runs by their configuration: found, shared, refused; and the command's answers to mistakes."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ASK = """
+import json, sys
+from dgnet.model import content_hash
+from dgnet.runs import get_run
+said = []
+run = get_run("smoke", report=lambda clock, losses: said.append(clock.it))
+print(json.dumps({"weights": content_hash(run.model.state_dict()), "said": len(said), "key": run.provenance["run"]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "`dgnet.runs` with a local folder of its own."
+    import dgnet.runs as R
+    was = R.LOCAL
+    R.LOCAL = tmp_path_factory.mktemp("local")
+    yield R
+    R.LOCAL = was
+    R._PHOTOS.clear(); R._synthetic.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def run(runs): return runs.get_run("smoke")
+
+
+def never(*args): raise AssertionError("something was trained")
+
+
+# --- get_run --------------------------------------------------------------------------------------------------------
+
+def test_the_second_call_trains_nothing_and_gets_the_same_weights(runs, run, monkeypatch):
+    for name in ("fit", "train_teacher"): monkeypatch.setattr(runs, name, never)
+    again = runs.get_run("smoke", report=never)
+    assert again.folder == run.folder and again.provenance == run.provenance
+    for a, b in ((run.model, again.model), (run.teacher, again.teacher)):
+        assert all(torch.equal(v, w) for v, w in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_a_finished_run_holds_what_it_should(runs, run):
+    from dgnet.config import make_config, run_key
+    assert run.folder.name == run_key(make_config("smoke"))
+    assert {p.name for p in run.folder.iterdir()} - {"lock"} == {"done.json", "log.csv", "model.safetensors"}, "no checkpoint is left over"
+    assert not run.model.training and not run.teacher.training and run.log.it.iloc[-1] == run.config.n_iter
+    assert {"seconds", "teacher_seconds", "device", "seed", "run", "recipe", "source", "iterations"} <= set(run.provenance)
+    assert str(runs.LOCAL) not in json.dumps(run.provenance, default=str), "provenance names no path of this machine"
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(runs, run, monkeypatch):
+    from dgnet.config import make_config
+    part = {"seed": 3}
+    real = runs.fit
+    def killed(*args, **kw):
+        real(*args, **kw, stop_at=5)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(runs, "fit", killed)
+    with pytest.raises(KeyboardInterrupt): runs.get_run("smoke", **part)
+    folder = runs.LOCAL / "runs" / runs.run_key(make_config("smoke", **part))
+    assert (folder / "state.pt").exists() and not (folder / "done.json").exists()
+    monkeypatch.setattr(runs, "fit", real)
+    resumed = runs.get_run("smoke", **part)
+    for f in folder.iterdir(): f.unlink()
+    straight = runs.get_run("smoke", **part)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), straight.model.state_dict().values()))
+
+
+def test_runs_that_differ_in_training_only_share_the_teacher(runs, run, monkeypatch):
+    monkeypatch.setattr(runs, "train_teacher", never)
+    control = runs.get_run("smoke", generate=False)
+    assert control.folder != run.folder
+    assert all(torch.equal(a, b) for a, b in zip(control.teacher.state_dict().values(), run.teacher.state_dict().values()))
+
+
+def test_a_weak_teacher_is_refused_with_the_remedy(runs, run):
+    with pytest.raises(runs.WeakTeacher, match="below the 200% .*teacher_iter.*teacher_gate"): runs.get_run("smoke", teacher_gate=2.0)
+
+
+def test_where_there_is_no_synthetic_world_the_message_says_how_to_give_photos(runs):
+    with pytest.raises(ValueError, match="no synthetic cuhk03.*--data cuhk03=FOLDER"): runs.get_run("smoke", "cuhk03")
+
+
+def test_two_processes_ask_at_once_and_get_the_same_run(tmp_path):
+    here = Path(__file__).resolve().parent.parent
+    env = {**os.environ, "DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    asked = [subprocess.Popen([sys.executable, "-c", ASK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [p.communicate(timeout=600) for p in asked]
+    assert [p.returncode for p in asked] == [0, 0], answers
+    one, two = (json.loads(out.splitlines()[-1]) for out, _ in answers)
+    assert one["weights"] == two["weights"] and one["key"] == two["key"]
+    assert min(one["said"], two["said"]) == 0 < max(one["said"], two["said"]), "one trained, the other waited"
+
+
+# --- plan and progress ----------------------------------------------------------------------------------------------
+
+def test_a_plan_counts_shared_runs_once(runs, run):
+    a = runs.Recipe("a", (("market", {}), ("market", {"alpha": 0.4})))
+    b = runs.Recipe("b", (("market", {"alpha": 0.4}), ("duke", {})))
+    jobs = runs.plan([a, b], "smoke", {})
+    assert [(j.dataset, j.changes) for j in jobs] == [("market", {"alpha": 0.4}), ("duke", {})], "the finished run is not in it"
+    assert runs.plan([runs.Recipe("c", ())], "smoke", {}) == []
+
+
+def test_the_progress_line_counts_down(runs):
+    import io
+    jobs = [runs.Job("market", {}, 10.0), runs.Job("market", runs.CONTROL, 2.0)]
+    out = io.StringIO()
+    progress = runs.Progress(jobs, out)
+    assert progress.left(runs.Clock(5, 10, 60.0)) == pytest.approx(84), "half of the first job took a minute; 7 of 12 are left"
+    progress(runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.next(120.0)
+    progress(runs.Clock(10, 10, 24.0), {"id_s": 2.0})
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("[1/2] market DG-Net 10/10 · img1 1.00") and second.startswith("[2/2] market control 10/10 · id_s 2.00")
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+def test_prefixes_choose_notebooks(runs):
+    assert [n.stem for n in runs.choose(["table3"])] == ["table3_features"]
+    assert runs.choose(None) == list(runs.NOTEBOOKS)
+
+
+@pytest.mark.parametrize("args, says", [
+    (["--only", "fig99"], "no notebook starts with fig99"),
+    (["--data", "market"], "write NAME=FOLDER"),
+    (["--data", "market=/no/such/folder"], "is not a folder"),
+    (["--data", "markt={folder}"], "no dataset markt"),
+    (["--data", "market={folder}"], "no known dataset in it"),
+])
+def test_mistakes_get_a_message_and_exit_code_2(runs, capsys, tmp_path, args, says):
+    (tmp_path / "empty").mkdir()
+    assert runs.reproduce_cli(["--tier", "smoke", *(a.format(folder=tmp_path / "empty") for a in args)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dgnet_reproduce: ") and says in said and "Traceback" not in said
+
+
+def test_an_unknown_tier_is_refused_by_the_parser(runs, capsys):
+    with pytest.raises(SystemExit) as e: runs.reproduce_cli(["--tier", "huge"])
+    assert e.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
+def notebook(path, tags):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cell = {"cell_type": "code", "id": "a", "metadata": {"tags": tags} if tags else {}, "source": ["tier = 'mini'"], "outputs": [], "execution_count": None}
+    path.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+
+
+def test_a_notebook_without_parameters_tag_is_refused(runs, monkeypatch, tmp_path, capsys):
+    notebook(tmp_path / "nbs" / "fake.ipynb", [])
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(runs, "NOTEBOOKS", (runs.Recipe("fake", ()),))
+    assert runs.reproduce_cli(["--tier", "smoke"]) == 2
+    assert "no cell is tagged 'parameters'" in capsys.readouterr().err
+    notebook(tmp_path / "nbs" / "fake.ipynb", ["parameters"])
+    runs.check_parameters(tmp_path / "nbs" / "fake.ipynb")
+
+
+def test_ctrl_c_is_answered_politely(runs, monkeypatch, capsys):
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(runs, "reproduce", stop)
+    assert runs.reproduce_cli([]) == 130 and "goes on from here" in capsys.readouterr().err
