@@ -1135,22 +1135,28 @@ def _style(rng, w: World, n: int) -> dict:
         bottom_pattern=np.where(skirt & yes(0.5), 1 + _pick(rng, PATTERNS[1:], (3, 1, 3, 0, 2, 1), n), np.where(yes(0.06), 2, 0)),
     )  # fmt: skip
 
-# %% ../nbs/02_synthetic.ipynb #9f49dc78
+# %% ../nbs/02_synthetic.ipynb #54963ea2
 CLOTH_COLOURS = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")
 
 
-def _share_colours(rng, clothes: dict, body: dict, n: int):
-    "Give groups of two, three, four, two, ... people one set of colours; half of them one pattern too. Changes the columns."
-    outfit, i, size, last = np.arange(n), 0, 2, math.ceil(0.6 * n) if n > 1 else 0
+def _share_clothes(rng, clothes: dict, body: dict, n: int):
+    "Two people in five wear a uniform, the same to the last stitch on four of them; another quarter share all colours with one, two or three. Changes the columns."
+    outfit, i = np.arange(n), 0
+    uniform, last = int(0.4 * n) // 4 * 4, math.ceil(0.64 * n) if n > 1 else 0
+    whole = tuple(c for c in clothes if c != "skin_rgb")
+    size = 4
     while last - i > 1:
+        alike = i < uniform
+        size = 4 if alike else 2 + (size - 1) % 3
         for j in range(i + 1, min(i + size, last)):
-            for c in CLOTH_COLOURS + (("top_pattern", "bottom_pattern") if rng.random() < 0.5 else ()):
+            for c in whole if alike else CLOTH_COLOURS + (("top_pattern", "bottom_pattern") if rng.random() < 0.5 else ()):
                 clothes[c][j] = clothes[c][i]
             outfit[j] = outfit[i]
+            if alike: continue
             body["hair_style"][j] = (body["hair_style"][i] + rng.integers(1, len(HAIR))) % len(HAIR)
             if clothes["top_pattern"][j] == clothes["top_pattern"][i]:
                 clothes["sleeve"][j] = 0.95 if clothes["sleeve"][i] < 0.6 else 0.4
-        i, size = i + size, 2 + (size - 1) % 3
+        i += size
     return outfit
 
 
@@ -1160,10 +1166,10 @@ def sample_people(
     seed: int,  # same seed, same people
     first_id: int = 0,  # number of the first one
 ) -> People:
-    "People of a world; at least a third share the colours of their clothes with another, and differ in the rest."
+    "People of a world; well over a third share the colours of their clothes with another, many the whole outfit, and differ in the rest."
     w, rng = WORLDS[world], np.random.default_rng([seed, WORLDS[world].seed, 1])
     clothes, body = _dress(rng, w, n), _bodies(rng, w, n)
-    outfit = _share_colours(rng, clothes, body, n)
+    outfit = _share_clothes(rng, clothes, body, n)
     order = torch.from_numpy(rng.permutation(n))
     a, b = take(_tensors(Appearance, clothes), order), take(_tensors(Body, body), order)
     return People(world, torch.arange(first_id, first_id + n), a, b, torch.from_numpy(outfit)[order])
@@ -1210,8 +1216,8 @@ def sample_shots(
     s = _tensors(Shot, shot)
     return take(people.appearance, person_index), Structure(*take(people.body, person_index), *s)
 
-# %% ../nbs/02_synthetic.ipynb #7cd85279
-RENDER_VERSION = 2  # raised by hand when pixels move; part of the marker
+# %% ../nbs/02_synthetic.ipynb #98055e2f
+RENDER_VERSION = 3  # raised by hand when pixels move; part of the marker
 
 
 class Photo(NamedTuple):
@@ -1255,8 +1261,8 @@ def _appearances(rng, w: World, per_id: int):
     cams = rng.permutation(w.n_cameras)[:n]
     return np.sort(np.concatenate([cams, rng.choice(cams, max(0, per_id - 2 * n)), cams])[: max(per_id, n)]) + 1
 
-# %% ../nbs/02_synthetic.ipynb #6afbd9ec
-def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_per_id: int, seed: int) -> list:
+# %% ../nbs/02_synthetic.ipynb #e53fc1d9
+def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_per_id: int, test_images_per_id: int, seed: int) -> list:
     "Every photo of a domain: who, where, in which file."
     w, rng = WORLDS[world], np.random.default_rng([seed, WORLDS[world].seed, 4])
     base = 0 if world == "msmt17" else 1  # MSMT17 counts people from 0, in each part anew
@@ -1266,7 +1272,7 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
     for group, n in (("train", n_train_ids), ("test", n_test_ids), ("val", n_val_ids)):
         for person in range(n):
             seen, pid = set(), first[group] + person
-            for k, cam in enumerate(_appearances(rng, w, images_per_id)):
+            for k, cam in enumerate(_appearances(rng, w, images_per_id if group == "train" else test_images_per_id)):
                 cam = int(cam)
                 split = "train" if group == "train" else "gallery" if cam in seen else "query"
                 split = f"val_{split}" if group == "val" else split
@@ -1411,7 +1417,7 @@ def _write_photos(root, photos, a, s, height, width, quality, device, chunk=256)
         for i, x in zip(index.tolist(), to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()):
             Image.fromarray(x).save(root / photos[i].file, quality=quality, subsampling=0)
 
-# %% ../nbs/02_synthetic.ipynb #9ae24895
+# %% ../nbs/02_synthetic.ipynb #c1f446a8
 def _write_lists(root, photos):
     "MSMT17's list files: path below train/ or test/, then the label."
     lists = {}
@@ -1432,7 +1438,8 @@ def write_domain(
     n_train_ids: int = 150,
     n_test_ids: int = 100,
     n_val_ids: int = 40,  # people for tuning, never in train or test
-    images_per_id: int = 12,
+    images_per_id: int = 12,  # of each training person
+    test_images_per_id: int = 8,  # of each test and validation person
     height: int = 64,  # pixels
     width: int = 32,  # pixels
     seed: int = 0,  # same arguments, same files
@@ -1442,7 +1449,7 @@ def write_domain(
     "Render a domain in the real set's layout, once; returns its folder. Raises FileExistsError if the folder holds something else."
     if world_name not in WORLDS:
         raise ValueError(f"write_domain: no world called {world_name!r}; there are {', '.join(WORLDS)}")
-    about = dict(world=world_name, n_train_ids=n_train_ids, n_test_ids=n_test_ids, n_val_ids=n_val_ids, images_per_id=images_per_id,
+    about = dict(world=world_name, n_train_ids=n_train_ids, n_test_ids=n_test_ids, n_val_ids=n_val_ids, images_per_id=images_per_id, test_images_per_id=test_images_per_id,
                  height=height, width=width, seed=seed, quality=quality, render_version=RENDER_VERSION)  # fmt: skip
     about["hash"] = short_hash(about)
     root = Path(root)
@@ -1453,7 +1460,7 @@ def write_domain(
             _build(final, about, device)
     return final
 
-# %% ../nbs/02_synthetic.ipynb #e6786775
+# %% ../nbs/02_synthetic.ipynb #d882d4c7
 def _is_complete(final, about):
     "Whether the folder holds exactly this domain; raises when it holds something else."
     if not final.exists():
@@ -1474,7 +1481,8 @@ def _build(final, about, device):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     ids = {k: about[k] for k in ("n_train_ids", "n_test_ids", "n_val_ids")}
-    photos = plan(about["world"], **ids, images_per_id=about["images_per_id"], seed=about["seed"])
+    photos = plan(about["world"], **ids, images_per_id=about["images_per_id"], test_images_per_id=about["test_images_per_id"],
+                  seed=about["seed"])
     sizes = dict(train=ids["n_train_ids"], test=ids["n_test_ids"], val=ids["n_val_ids"], other=max(2, ids["n_test_ids"] // 3))
     a, s, who, outfit = _scenes(about["world"], photos, sizes, about["seed"])
     _write_photos(part, photos, a, s, about["height"], about["width"], about["quality"], device)

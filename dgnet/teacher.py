@@ -6,11 +6,12 @@
 __all__ = ['teacher_config', 'make_teacher', 'Clock', 'save_state', 'load_state', 'teacher_rate', 'TeacherState', 'teacher_step',
            'train_teacher', 'soft_label']
 
-# %% ../nbs/14_teacher.ipynb #82b5766f
+# %% ../nbs/14_teacher.ipynb #23b73c89
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -22,18 +23,22 @@ from .core import from_uint8
 from .data import augment, random_erasing
 from .losses import l_id
 
-# %% ../nbs/14_teacher.ipynb #fcc72ce9
+# %% ../nbs/14_teacher.ipynb #5cf6667e
 def teacher_config(cfg: Config) -> dict:
     "The part of a configuration that a teacher depends on: runs that share it share the teacher."
-    keep = ("dataset", "source", "height", "width", "pad", "flip", "people", "shots", "test_people", "val_people", "ea_block", "ea_blocks",
+    keep = ("dataset", "source", "height", "width", "pad", "flip", "people", "shots", "test_people", "test_shots", "val_people", "ea_block", "ea_blocks",
             "ea_width", "ea_pool", "ea_init", "embed_dim", "drop_prim", "seed", "precision", "teacher_iter", "teacher_batch", "teacher_lr", "teacher_erasing", "momentum", "decay_at")
     return {k: getattr(cfg, k) for k in keep}
 
-def make_teacher(cfg: Config, n_ids: int) -> BaselineNet:
+def make_teacher(
+    cfg: Config,   # sizes
+    n_ids: int,    # K
+) -> BaselineNet:
+    "An untrained baseline."
     return BaselineNet(n_ids, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.embed_dim, cfg.drop_prim,
                        "imagenet" if cfg.ea_init == "imagenet" else None)
 
-# %% ../nbs/14_teacher.ipynb #a8cc0533
+# %% ../nbs/14_teacher.ipynb #aade7ddc
 class Clock(NamedTuple):
     "How far a run is."
     it: int          # iterations done
@@ -56,11 +61,12 @@ def load_state(
     state,                # has `load_state_dict`
     path: Path | None,
 ) -> bool:
-    "Go on from a checkpoint, if there is one. Raises ValueError naming a file that cannot be read."
+    "Go on from a checkpoint, if there is one. Raises ValueError naming a file that cannot be read or that belongs to something else."
     if not path or not path.exists(): return False
     try: saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: raise ValueError(f"{path}: not a readable checkpoint ({e}). Delete it to start this run again.") from e
-    state.load_state_dict(saved)
+    try: state.load_state_dict(saved)
+    except (ValueError, KeyError, RuntimeError) as e: raise ValueError(f"{path}: {e}. Give this run a folder of its own, or delete the file.") from e
     return True
 
 # %% ../nbs/14_teacher.ipynb #285192e5
@@ -91,11 +97,11 @@ class TeacherState:
         self.rng.set_state(state["rng"]); torch.set_rng_state(state["torch_rng"])
         self.it, self.seconds = state["it"], state["seconds"]
 
-# %% ../nbs/14_teacher.ipynb #5d87a726
+# %% ../nbs/14_teacher.ipynb #f03fd707
 def teacher_step(
-    state: TeacherState,
-    images: UInt8[Tensor, "n 3 h w"],
-    labels: Int[Tensor, "n"],
+    state: TeacherState,                # changed in place
+    images: UInt8[Tensor, "n 3 h w"],   # the training set
+    labels: Int[Tensor, "n"],           # its identities, 0-based
 ) -> Float[Tensor, ""]:
     "One step of cross-entropy on augmented, erased photos."
     cfg, rng = state.cfg, state.rng

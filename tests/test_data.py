@@ -149,7 +149,7 @@ def test_a_broken_photo_is_named(tmp_path):
 
 @pytest.mark.parametrize("world", ["market", "duke", "msmt17"])
 def test_synthetic_worlds(tmp_path, world):
-    data = load_dataset(None, write_domain(world, tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=6, height=32, width=16))
+    data = load_dataset(None, write_domain(world, tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=6, test_images_per_id=6, height=32, width=16))
     f = read_factors(data.root)
     assert data.name == world and (data.n_ids, len(data.query.people), len(data.val_query.people)) == (5, 3, 2)
     for s in data.splits:

@@ -22,10 +22,12 @@ print(json.dumps({"weights": content_hash(run.model.state_dict()), "said": len(s
 def runs(tmp_path_factory):
     "`dgnet.runs` with a local folder of its own."
     import dgnet.runs as R
-    was = R.LOCAL
-    R.LOCAL = tmp_path_factory.mktemp("local")
+    was, device = R.LOCAL, os.environ.get("DGNET_DEVICE")
+    R.LOCAL, os.environ["DGNET_DEVICE"] = tmp_path_factory.mktemp("local"), "cpu"
     yield R
     R.LOCAL = was
+    if device is None: del os.environ["DGNET_DEVICE"]
+    else: os.environ["DGNET_DEVICE"] = device
     R._PHOTOS.clear(); R._synthetic.cache_clear()
 
 
@@ -90,7 +92,7 @@ def test_where_there_is_no_synthetic_world_the_message_says_how_to_give_photos(r
 
 def test_two_processes_ask_at_once_and_get_the_same_run(tmp_path):
     here = Path(__file__).resolve().parent.parent
-    env = {**os.environ, "DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1", "DGNET_DEVICE": "cpu"}
     asked = [subprocess.Popen([sys.executable, "-c", ASK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [p.communicate(timeout=600) for p in asked]
     assert [p.returncode for p in asked] == [0, 0], answers

@@ -31,7 +31,7 @@ from dgnet.synthetic import (
     write_domain,
 )
 
-SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4)
+SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4, test_images_per_id=4)
 CLOTHES = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")
 
 

@@ -193,6 +193,20 @@ def test_a_step_of_both_directions_is_symmetric(photos):
     assert swap(v).tolist() == [3, 4, 5, 0, 1, 2] and torch.equal(swap(swap(v)), v)
 
 
+def test_the_teacher_is_not_changed_by_teaching(photos):
+    "Not even its running statistics, although it labels in training mode (D9): a second run in the same process starts as the first one did."
+    from dgnet.train import fit
+    cfg = config(ea_init="teacher")
+    teacher = a_teacher(cfg)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    def run():
+        from dgnet.train import TrainState
+        return fit(TrainState(cfg, 8, photos[1], teacher.backbone), teacher, *photos).state_dict()
+    first, second = run(), run()
+    assert same(before, dict(teacher.state_dict())) == [] and teacher.training and all(p.requires_grad for p in teacher.parameters())
+    assert same(first, second) == []
+
+
 def test_erased_copies_only_where_the_config_says(photos):
     "D7: clean photos for the generator, erased ones for the identity loss; the recipe `paper` erases nothing."
     from dgnet.data import TripletSampler
