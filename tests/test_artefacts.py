@@ -1,0 +1,38 @@
+"""Artefacts and reproduction notebooks belong to each other, and each artefact says what made it."""
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = sorted(ROOT.glob("figures/*/*.json"))
+
+
+def test_every_reproduction_notebook_is_in_the_list_and_back():
+    from dgnet.runs import NOTEBOOKS
+    there = {p.stem for p in ROOT.glob("nbs/*.ipynb") if p.name.startswith(("fig", "table"))}
+    assert there == {n.stem for n in NOTEBOOKS}
+
+
+def test_every_reproduction_notebook_has_an_artefact():
+    from dgnet.runs import NOTEBOOKS
+    assert {n.stem for n in NOTEBOOKS} <= {p.stem for p in STORED}
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_provenance(path):
+    about = json.loads(path.read_text(encoding="utf-8"))
+    assert about["tier"] == path.parent.name in ("mini", "full", "paper"), "never from smoke"
+    assert about["label"] == path.stem
+    assert {"code_version", "packages", "date"} <= set(about["provenance"])
+    if path.stem != "tables6_7_8_architecture":
+        assert {"run", "seed", "device", "seconds", "iterations", "source"} <= set(about["provenance"])
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_pictures_are_small_and_complete(path):
+    png = path.with_suffix(".png")
+    if png.exists(): assert png.stat().st_size <= 500_000 and path.with_suffix(".pdf").exists()
+    table = path.with_suffix(".csv")
+    if table.exists(): assert path.with_suffix(".md").exists() and path.with_suffix(".tex").exists()
+    assert png.exists() or table.exists()
