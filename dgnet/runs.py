@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THREE', 'CONTROL', 'NOTEBOOKS', 'STYLE', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
            'check_teacher', 'Teacher', 'get_teacher', 'Run', 'get_run', 'unseen_swaps', 'Recipe', 'choose', 'Job',
-           'plan', 'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'reproduce', 'report_section',
+           'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'reproduce', 'report_section',
            'write_report', 'parse_paths', 'reproduce_cli', 'seven_people', 'swap_figure']
 
 # %% ../nbs/16_runs.ipynb #22e6bf31
@@ -241,14 +241,14 @@ def choose(
     if lost: raise ValueError(f"no notebook starts with {', '.join(lost)}; there are {', '.join(n.stem for n in NOTEBOOKS)}")
     return [n for n in NOTEBOOKS if any(n.stem.startswith(o) for o in only)]
 
-# %% ../nbs/16_runs.ipynb #f7843ad8
+# %% ../nbs/16_runs.ipynb #584edf44
 class Job(NamedTuple):
     "A run that has to be trained."
     dataset: str
     changes: dict    # the ablation
     cost: float      # arithmetic, in steps of a full DG-Net run
 
-def plan(
+def plan_runs(
     notebooks: list[Recipe],  # from `choose`
     tier: str,
     paths: dict[str, str],   # real datasets by name; when there are any, only they are run
@@ -338,7 +338,7 @@ def run_notebook(
     noted.write_text(stamp)
     return f"{time.monotonic() - began:.0f} s"
 
-# %% ../nbs/16_runs.ipynb #caf58b88
+# %% ../nbs/16_runs.ipynb #0ef3ad0f
 def reproduce(
     tier: str = "mini",                   # smoke, mini, full or paper
     only: list[str] | None = None,        # prefixes of notebooks
@@ -348,7 +348,7 @@ def reproduce(
     "Train what is missing, run the notebooks, write the report."
     paths = dict(paths or {})
     notebooks = [n for n in choose(only) if not paths or any(d in paths for d, _ in n.runs)]
-    began, jobs = time.monotonic(), plan(notebooks, tier, paths)
+    began, jobs = time.monotonic(), plan_runs(notebooks, tier, paths)
     print(f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} notebooks to run, on {device_name(default_device())}", flush=True)
     progress = Progress(jobs)
     for job in jobs:

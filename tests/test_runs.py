@@ -106,9 +106,9 @@ def test_two_processes_ask_at_once_and_get_the_same_run(tmp_path):
 def test_a_plan_counts_shared_runs_once(runs, run):
     a = runs.Recipe("a", (("market", {}), ("market", {"alpha": 0.4})))
     b = runs.Recipe("b", (("market", {"alpha": 0.4}), ("duke", {})))
-    jobs = runs.plan([a, b], "smoke", {})
+    jobs = runs.plan_runs([a, b], "smoke", {})
     assert [(j.dataset, j.changes) for j in jobs] == [("market", {"alpha": 0.4}), ("duke", {})], "the finished run is not in it"
-    assert runs.plan([runs.Recipe("c", ())], "smoke", {}) == []
+    assert runs.plan_runs([runs.Recipe("c", ())], "smoke", {}) == []
 
 
 def test_the_progress_line_counts_down(runs):
