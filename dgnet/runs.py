@@ -6,13 +6,14 @@
 __all__ = ['THREE', 'CONTROL', 'NOTEBOOKS', 'STYLE', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
            'check_teacher', 'Teacher', 'get_teacher', 'Run', 'get_run', 'unseen_swaps', 'Recipe', 'choose', 'Job',
            'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'reproduce', 'report_section',
-           'write_report', 'parse_paths', 'reproduce_cli', 'seven_people', 'swap_figure']
+           'write_report', 'refresh_readme', 'parse_paths', 'reproduce_cli', 'seven_people', 'swap_figure']
 
-# %% ../nbs/16_runs.ipynb #22e6bf31
+# %% ../nbs/16_runs.ipynb #faffff0f
 import argparse
 import base64
 import html
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from torch import nn
 
 from .appearance import BaselineNet
 from .config import RUN_VERSION, Config, make_config, run_key
-from .core import FIGURES, LOCAL, ROOT, default_device, device_name, normalise, short_hash
+from .core import FIGURES, LOCAL, ROOT, default_device, device_name, find_artifact, normalise, short_hash
 from .data import DATASETS, ReidData, Split, load_dataset, load_images, relabel
 from .model import DGNet
 from .quality import SwapTruth, random_pairs, swap_truth
@@ -338,7 +339,7 @@ def run_notebook(
     noted.write_text(stamp)
     return f"{time.monotonic() - began:.0f} s"
 
-# %% ../nbs/16_runs.ipynb #0ef3ad0f
+# %% ../nbs/16_runs.ipynb #33590e34
 def reproduce(
     tier: str = "mini",                   # smoke, mini, full or paper
     only: list[str] | None = None,        # prefixes of notebooks
@@ -356,7 +357,9 @@ def reproduce(
         get_run(tier, job.dataset, paths.get(job.dataset), report=progress, **job.changes)
         progress.next(time.monotonic() - start)
     for n in notebooks: print(f"{n.stem:28s} {run_notebook(n, tier, paths, force)}", flush=True)
-    if tier != "smoke" and not paths: print(f"report: {write_report(FIGURES / 'report.html')}")
+    if tier != "smoke" and not paths:
+        refresh_readme(ROOT / "README.md")
+        print(f"report: {write_report(FIGURES / 'report.html').relative_to(ROOT)}")
     print(f"all done in {(time.monotonic() - began) / 60:.1f} min")
 
 # %% ../nbs/16_runs.ipynb #54000a00
@@ -395,6 +398,22 @@ def write_report(
             "project on rendered people unless it says otherwise. They are shown beside each other, never instead of each other.</p>")
     path.write_text(f"<!doctype html><html lang='en'><meta charset='utf-8'><title>DG-Net, reproduced</title><style>{STYLE}</style>{head}{body}</html>\n", encoding="utf-8")
     return path
+
+# %% ../nbs/16_runs.ipynb #2770ddb8
+def refresh_readme(
+    path: Path,   # a text with lines like <!-- artefact: table3_features --> … <!-- end -->
+) -> str:
+    "Put claim, facts and table of the named artefacts between their marks, so that no number is ever typed by hand; returns the text."
+    def fill(mark: re.Match) -> str:
+        found = find_artifact(mark[1])
+        if found is None: return mark[0]
+        about = json.loads(found.read_text(encoding="utf-8")); p = about["provenance"]
+        table = found.with_suffix(".md").read_text(encoding="utf-8").strip() if found.with_suffix(".md").exists() else ""
+        facts = f"*Tier {about['tier']}, {p.get('source')} data, {p.get('device')}, {p.get('seconds', 0) / 60:.0f} min of training.*"
+        return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n{facts}\n<!-- end -->"
+    text = re.sub(r"<!-- artefact: (\w+) -->.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.S)
+    path.write_text(text, encoding="utf-8")
+    return text
 
 # %% ../nbs/16_runs.ipynb #63c13b2c
 def parse_paths(
