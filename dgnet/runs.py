@@ -449,7 +449,7 @@ def reproduce_cli(
         return 130
     return 0
 
-# %% ../nbs/16_runs.ipynb #e474cef8
+# %% ../nbs/16_runs.ipynb #9d5ea471
 def seven_people(
     run: Run,        # its test people
     seed: int = 0,   # which seven
@@ -475,12 +475,12 @@ def swap_figure(
     n, h, w = len(x), x.shape[-2], x.shape[-1]
     blank = torch.ones_like(x[:1])
     rows = [torch.cat([blank, x])] + [torch.cat([x[k:k + 1], grid[k].cpu()]) for k in range(n)]
-    fig, axes = plt.subplots(n + 1, n + 1, figsize=(0.72 * (n + 1), 0.72 * (n + 1) * h / w), gridspec_kw=dict(wspace=0.04, hspace=0.04))
+    fig, axes = plt.subplots(n + 1, n + 1, figsize=(0.6 * (n + 1), 0.6 * (n + 1) * h / w), gridspec_kw=dict(wspace=0.04, hspace=0.04))
     for r in range(n + 1):
         for c in range(n + 1):
             ax = axes[r, c]; ax.set_xticks([]); ax.set_yticks([]); ax.grid(False)
             for side in ax.spines.values(): side.set_visible(r * c == 0 and r + c > 0); side.set_color("#888888")
-            ax.imshow(rows[r][c].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="lanczos" if h < 128 else "nearest")
+            ax.imshow(rows[r][c].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
     axes[0, 0].text(0.5, 0.5, "structure →\n\nappearance ↓", ha="center", va="center", transform=axes[0, 0].transAxes, fontsize=6)
     for ax in (axes[0, 0],):
         for side in ax.spines.values(): side.set_visible(False)
