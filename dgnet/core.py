@@ -192,11 +192,11 @@ def short_hash(
     "A short name for a value: the SHA-256 of its canonical JSON."
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:n]
 
-# %% ../nbs/00_core.ipynb #e7f21e2e
+# %% ../nbs/00_core.ipynb #65d5dc98
 class Artifact(NamedTuple):
     "Where an artefact was written, or why it was not."
     label: str
-    folder: Path | None
+    folder: str | None   # as seen from the project's folder
     files: tuple
     note: str
 
@@ -226,7 +226,7 @@ def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
     figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
     return [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
 
-# %% ../nbs/00_core.ipynb #13957ce2
+# %% ../nbs/00_core.ipynb #5d462cd3
 def save_artifact(
     label: str,                          # the paper's label, e.g. "fig1_swap_grid"
     tier: str,                           # smoke, mini, full or paper
@@ -247,7 +247,8 @@ def save_artifact(
     about = {"label": label, "tier": tier, "rows": rows or {}, "provenance": {
         "code_version": code_version(), "packages": package_versions(), "date": time.strftime("%Y-%m-%d"), **(provenance or {})}}
     files.append(_write(stem.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True, default=str) + "\n"))
-    return Artifact(label, folder, tuple(f.name for f in files), "stored")
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    return Artifact(label, where.as_posix(), tuple(f.name for f in files), "stored")
 
 # %% ../nbs/00_core.ipynb #1fae4221
 def find_artifact(
