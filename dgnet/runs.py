@@ -449,7 +449,7 @@ def reproduce_cli(
         return 130
     return 0
 
-# %% ../nbs/16_runs.ipynb #9d5ea471
+# %% ../nbs/16_runs.ipynb #6e5b047a
 def seven_people(
     run: Run,        # its test people
     seed: int = 0,   # which seven
@@ -481,7 +481,7 @@ def swap_figure(
             ax = axes[r, c]; ax.set_xticks([]); ax.set_yticks([]); ax.grid(False)
             for side in ax.spines.values(): side.set_visible(r * c == 0 and r + c > 0); side.set_color("#888888")
             ax.imshow(rows[r][c].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-    axes[0, 0].text(0.5, 0.5, "structure →\n\nappearance ↓", ha="center", va="center", transform=axes[0, 0].transAxes, fontsize=6)
+    axes[0, 0].text(0.5, 0.5, "structure\n→\n\nappearance\n↓", ha="center", va="center", transform=axes[0, 0].transAxes, fontsize=5)
     for ax in (axes[0, 0],):
         for side in ax.spines.values(): side.set_visible(False)
     return fig
