@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -1026,7 +1027,8 @@ COLOURS = {
     "orange": (0.93, 0.49, 0.13), "yellow": (0.95, 0.83, 0.26), "beige": (0.82, 0.74, 0.59), "brown": (0.42, 0.28, 0.17),
     "green": (0.20, 0.55, 0.25), "olive": (0.38, 0.39, 0.20), "mint": (0.60, 0.85, 0.72), "teal": (0.10, 0.48, 0.50),
     "sky": (0.50, 0.73, 0.92), "blue": (0.15, 0.33, 0.74), "navy": (0.11, 0.15, 0.34), "jeans": (0.28, 0.38, 0.55),
-    "purple": (0.47, 0.24, 0.60), "lilac": (0.74, 0.64, 0.88),
+    "purple": (0.47, 0.24, 0.60), "lilac": (0.74, 0.64, 0.88), "magenta": (0.76, 0.22, 0.52), "salmon": (0.86, 0.44, 0.38),
+    "turquoise": (0.16, 0.60, 0.64), "gold": (0.76, 0.56, 0.14), "leaf": (0.42, 0.60, 0.20), "cornflower": (0.36, 0.50, 0.84),
 }  # fmt: skip
 SKINS = ((0.95, 0.80, 0.70), (0.90, 0.72, 0.59), (0.82, 0.62, 0.48), (0.68, 0.48, 0.35), (0.50, 0.34, 0.25), (0.36, 0.24, 0.18))
 
@@ -1056,17 +1058,17 @@ class World:
 # %% ../nbs/02_synthetic.ipynb #a426c128
 WORLDS = {
     "market": World("market", "Market-1501-v15.09.15", 6,
-        dict(white=6, black=4, red=5, pink=5, yellow=4, green=4, mint=3, sky=4, blue=4, purple=3, orange=3, grey=3, lilac=2, teal=2),
-        dict(black=5, jeans=6, navy=3, beige=4, white=2, grey=3, red=1, olive=2, sky=1),
-        0.22, 0.50, 0.28, 0.04, 0.45, 0.35, (6, 4, 3, 3, 0, 1), (2, 3, 3, 3, 2), 0.14, 0.05, (4, 16), 0.012, 11),
+        dict(red=5, orange=4, gold=4, leaf=4, green=4, turquoise=3, teal=3, cornflower=3, blue=5, purple=4, magenta=4, salmon=3, grey=2),
+        dict(jeans=5, blue=4, teal=3, green=3, leaf=2, olive=2, gold=2, red=3, salmon=2, purple=3, magenta=2, grey=3),
+        0.22, 0.50, 0.28, 0.04, 0.65, 0.25, (6, 4, 3, 3, 0, 1), (2, 3, 3, 3, 2), 0.10, 0.04, (4, 16), 0.008, 11),
     "duke": World("duke", "DukeMTMC-reID", 8,
-        dict(black=7, charcoal=4, grey=5, navy=5, maroon=4, red=2, white=3, olive=3, blue=3, brown=3, green=2, purple=1, beige=2),
-        dict(jeans=7, black=6, navy=4, charcoal=4, beige=3, brown=2, olive=1),
-        0.82, 0.12, 0.06, 0.42, 0.55, 0.20, (5, 7, 2, 1, 0, 2), (3, 1, 0, 3, 4), 0.12, 0.05, (8, 24), 0.012, 23),
+        dict(black=4, charcoal=3, grey=4, navy=4, maroon=4, red=4, white=3, olive=3, blue=4, brown=3, green=3, purple=2, beige=3, teal=2, orange=2),
+        dict(jeans=5, black=4, navy=3, charcoal=3, beige=4, brown=3, olive=2, grey=2, maroon=1),
+        0.82, 0.12, 0.06, 0.30, 0.50, 0.25, (5, 7, 2, 1, 0, 2), (3, 1, 0, 3, 4), 0.10, 0.04, (8, 24), 0.008, 23),
     "msmt17": World("msmt17", "MSMT17_V1", 15,
-        dict(black=6, white=5, grey=4, navy=4, charcoal=3, red=3, blue=3, jeans=3, pink=3, beige=3, green=2, yellow=2, brown=2, orange=2, teal=2, lilac=2),
-        dict(black=6, jeans=6, navy=3, charcoal=3, grey=3, beige=3, brown=2, white=1, olive=1),
-        0.55, 0.22, 0.14, 0.20, 0.50, 0.25, (5, 5, 3, 3, 3, 1), (3, 2, 3, 2, 3), 0.24, 0.12, (2, 26), 0.020, 37),
+        dict(black=4, white=4, grey=3, navy=3, charcoal=2, red=4, blue=4, jeans=2, pink=3, beige=3, green=3, yellow=3, brown=2, orange=3, teal=3, lilac=2),
+        dict(black=4, jeans=5, navy=3, charcoal=2, grey=3, beige=4, brown=3, white=2, olive=2, maroon=2, sky=2),
+        0.55, 0.25, 0.16, 0.10, 0.45, 0.30, (5, 5, 3, 3, 3, 1), (3, 2, 3, 2, 3), 0.11, 0.05, (2, 18), 0.008, 37),
 }  # fmt: skip
 
 
@@ -1140,14 +1142,14 @@ CLOTH_COLOURS = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2"
 
 
 def _share_clothes(rng, clothes: dict, body: dict, n: int):
-    "Two people in five wear a uniform, the same to the last stitch on four of them; another quarter share all colours with one, two or three. Changes the columns."
+    "One person in ten wears the same as somebody else, to the last stitch; another third share all colours with one, two or three. Changes the columns."
     outfit, i = np.arange(n), 0
-    uniform, last = int(0.4 * n) // 4 * 4, math.ceil(0.64 * n) if n > 1 else 0
+    uniform, last = int(0.1 * n) // 2 * 2, math.ceil(0.44 * n) if n > 1 else 0
     whole = tuple(c for c in clothes if c != "skin_rgb")
-    size = 4
+    size = 2
     while last - i > 1:
         alike = i < uniform
-        size = 4 if alike else 2 + (size - 1) % 3
+        size = 2 if alike else 2 + (size - 1) % 3
         for j in range(i + 1, min(i + size, last)):
             for c in whole if alike else CLOTH_COLOURS + (("top_pattern", "bottom_pattern") if rng.random() < 0.5 else ()):
                 clothes[c][j] = clothes[c][i]
@@ -1184,7 +1186,7 @@ def cameras(world: str) -> dict:
     return dict(
         scene=_pick(rng, SCENES, w.scenes, n), ground=u(0.50, 0.76), wall=u(0.46, 0.72), horizon=0.84 - 0.011 * pitch + u(-0.05, 0.05),
         pitch=pitch, sun_side=u(-80, 80), sun_height=u(25, 65), sun=u(0.1, 0.8), gain=1 + w.light * np.linspace(-1, 1, n)[rng.permutation(n)],
-        contrast=1 + 0.8 * w.light * u(-1, 1), cast_rgb=rng.uniform(-0.024, 0.024, (n, 3)), blur=u(0.25, 0.9),
+        contrast=1 + 0.8 * w.light * u(-1, 1), cast_rgb=rng.uniform(-0.024, 0.024, (n, 3)), blur=u(0.25, 0.6),
         noise=w.noise * u(0.5, 1.5), facing=u(0, 360), shift=u(0, 50),
     )  # fmt: skip
 
@@ -1217,7 +1219,7 @@ def sample_shots(
     return take(people.appearance, person_index), Structure(*take(people.body, person_index), *s)
 
 # %% ../nbs/02_synthetic.ipynb #98055e2f
-RENDER_VERSION = 3  # raised by hand when pixels move; part of the marker
+RENDER_VERSION = 4  # raised by hand when pixels move; part of the marker
 
 
 class Photo(NamedTuple):
@@ -1255,9 +1257,9 @@ def _file(world, split, name):
     return f"{folder}/{name[:4]}/{name}" if world == "msmt17" else f"{folder}/{name}"
 
 
-def _appearances(rng, w: World, per_id: int):
-    "Cameras of one person's photos: a few cameras, about two photos in each."
-    n = min(w.n_cameras, 6, max(2, per_id // 2))
+def _appearances(rng, w: World, per_id: int, most: int = 6):
+    "Cameras of one person's photos: at most so many cameras, two photos or more in each."
+    n = min(w.n_cameras, most, max(2, per_id // 2))
     cams = rng.permutation(w.n_cameras)[:n]
     return np.sort(np.concatenate([cams, rng.choice(cams, max(0, per_id - 2 * n)), cams])[: max(per_id, n)]) + 1
 
@@ -1272,7 +1274,7 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
     for group, n in (("train", n_train_ids), ("test", n_test_ids), ("val", n_val_ids)):
         for person in range(n):
             seen, pid = set(), first[group] + person
-            for k, cam in enumerate(_appearances(rng, w, images_per_id if group == "train" else test_images_per_id)):
+            for k, cam in enumerate(_appearances(rng, w, *((images_per_id, 2) if group == "train" else (test_images_per_id, 6)))):
                 cam = int(cam)
                 split = "train" if group == "train" else "gallery" if cam in seen else "query"
                 split = f"val_{split}" if group == "val" else split
@@ -1408,7 +1410,7 @@ def _write_table(root, photos, a, s, who, outfit):
             out.writerow([p.file, p.split, p.pid, p.camera, w, o, *x, *y])
 
 
-def _write_photos(root, photos, a, s, height, width, quality, device, chunk=256):
+def _write_photos(root, photos, a, s, height, width, quality, device, report=None, chunk=256):
     "Render and store every photo."
     for folder in {str(Path(p.file).parent) for p in photos}:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -1416,6 +1418,8 @@ def _write_photos(root, photos, a, s, height, width, quality, device, chunk=256)
         image = render(to_device(take(a, index), device), to_device(take(s, index), device), height, width).image
         for i, x in zip(index.tolist(), to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()):
             Image.fromarray(x).save(root / photos[i].file, quality=quality, subsampling=0)
+        if report:
+            report(int(index[-1]) + 1, len(photos))
 
 # %% ../nbs/02_synthetic.ipynb #c1f446a8
 def _write_lists(root, photos):
@@ -1445,6 +1449,7 @@ def write_domain(
     seed: int = 0,  # same arguments, same files
     quality: int = 95,  # of the JPEG files
     device: str | torch.device = "cpu",  # where to render
+    report: Callable[[int, int], None] | None = None,  # told how many photos are done, of how many
 ) -> Path:
     "Render a domain in the real set's layout, once; returns its folder. Raises FileExistsError if the folder holds something else."
     if world_name not in WORLDS:
@@ -1457,7 +1462,7 @@ def write_domain(
     final = root / WORLDS[world_name].folder
     with FileLock(str(root / f".{final.name}.lock")):
         if not _is_complete(final, about):
-            _build(final, about, device)
+            _build(final, about, device, report)
     return final
 
 # %% ../nbs/02_synthetic.ipynb #d882d4c7
@@ -1475,7 +1480,7 @@ def _is_complete(final, about):
     raise FileExistsError(f"{final} holds another rendering ({differ}). Choose another root, or delete the folder")
 
 
-def _build(final, about, device):
+def _build(final, about, device, report=None):
     "Write beside, then rename: a folder with the final name is always whole."
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -1485,7 +1490,7 @@ def _build(final, about, device):
                   seed=about["seed"])
     sizes = dict(train=ids["n_train_ids"], test=ids["n_test_ids"], val=ids["n_val_ids"], other=max(2, ids["n_test_ids"] // 3))
     a, s, who, outfit = _scenes(about["world"], photos, sizes, about["seed"])
-    _write_photos(part, photos, a, s, about["height"], about["width"], about["quality"], device)
+    _write_photos(part, photos, a, s, about["height"], about["width"], about["quality"], device, report)
     _write_table(part, photos, a, s, who, outfit)
     if about["world"] == "msmt17":
         _write_lists(part, photos)

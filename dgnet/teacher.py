@@ -90,11 +90,13 @@ class TeacherState:
 
     def state_dict(self) -> dict:
         return {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "rng": self.rng.get_state(),
-                "torch_rng": torch.get_rng_state(), "it": self.it, "seconds": self.seconds}
+                "torch_rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+                "it": self.it, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
         self.net.load_state_dict(state["net"]); self.optimiser.load_state_dict(state["optimiser"])
         self.rng.set_state(state["rng"]); torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state["cuda_rng"])
         self.it, self.seconds = state["it"], state["seconds"]
 
 # %% ../nbs/14_teacher.ipynb #f03fd707

@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
     R.LOCAL = was
     if device is None: del os.environ["DGNET_DEVICE"]
     else: os.environ["DGNET_DEVICE"] = device
-    R._PHOTOS.clear(); R._synthetic.cache_clear()
+    R._PHOTOS.clear(); R._loaded.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,15 @@ def test_a_plan_counts_shared_runs_once(runs, run):
 
 def test_the_progress_line_counts_down(runs):
     import io
-    jobs = [runs.Job("market", {}, 10.0), runs.Job("market", runs.CONTROL, 2.0)]
+    ten = runs.make_config("smoke", warm_up=0.0)
+    jobs = [runs.Job("market", {}, ten, 0), runs.Job("market", runs.CONTROL, runs.replace(ten, generate=False), 0)]
     out = io.StringIO()
     progress = runs.Progress(jobs, out)
     assert progress.left(runs.Clock(5, 10, 60.0)) == pytest.approx(84), "half of the first job took a minute; 7 of 12 are left"
+    taught = runs.Progress([runs.Job("market", {}, ten, 40)], out)
+    whole = 10 + 40 * runs.TEACHER_STEP
+    assert taught.left(runs.Clock(20, 40, 30.0), True) == pytest.approx(30 * (whole / (20 * runs.TEACHER_STEP) - 1)), "the teacher's lessons count too"
+    assert taught.left(runs.Clock(40, 40, 60.0), True) > taught.left(runs.Clock(5, 10, 60.0)) > 0
     progress(runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.next(120.0)
     progress(runs.Clock(10, 10, 24.0), {"id_s": 2.0})
     first, second = out.getvalue().splitlines()
