@@ -221,6 +221,13 @@ def _write_table(stem: Path, table: pd.DataFrame, floats: str) -> list:
             _write(stem.with_suffix(".md"), shown.to_markdown(index=False) + "\n"),
             _write(stem.with_suffix(".tex"), shown.to_latex(index=False, escape=True))]
 
+def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
+    "What may leave local/ of an artefact made from real photos: its numbers, in figures/paper."
+    path = FIGURES / "paper" / f"{about['label']}_{about['tier']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = about | {"table": None if table is None else table.to_dict("records"), "floats": floats}
+    return _write(path, json.dumps(whole, indent=1, sort_keys=True, default=str) + "\n")
+
 def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
@@ -234,7 +241,7 @@ def save_artifact(
     table: pd.DataFrame | None = None,   # → .csv, .md and .tex
     rows: dict | None = None,            # numbers worth keeping → .json
     provenance: dict | None = None,      # of the run(s) behind it, e.g. `run.provenance`
-    real: bool = False,                  # made from photographs of real people: goes to local/figures
+    real: bool = False,                  # from photographs of real people: to local/figures, numbers also to figures/paper
     floats: str = ".3f",                 # how the table prints floats
 ) -> Artifact:
     "Store a figure and/or a table with its provenance; writes nothing at smoke and under nbdev_test."
@@ -247,6 +254,7 @@ def save_artifact(
     about = {"label": label, "tier": tier, "rows": rows or {}, "provenance": {
         "code_version": code_version(), "packages": package_versions(), "date": time.strftime("%Y-%m-%d"), **(provenance or {})}}
     files.append(_write(stem.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True, default=str) + "\n"))
+    if real: files.append(_numbers(about, table, floats))
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return Artifact(label, where.as_posix(), tuple(f.name for f in files), "stored")
 

@@ -409,6 +409,7 @@ def report_section(
     if about["rows"].get("comparison"): parts.append(_html_table(about["rows"]["comparison"]))
     if path.with_suffix(".png").exists():
         parts.append(f"<img alt='{about['label']}' src='data:image/png;base64,{base64.b64encode(path.with_suffix('.png').read_bytes()).decode()}'>")
+    if about.get("table"): parts.append(_html_table(about["table"]))
     if path.with_suffix(".csv").exists(): parts.append(_html_table(pd.read_csv(path.with_suffix(".csv")).to_dict("records")))
     return "\n".join(parts)
 
@@ -419,7 +420,7 @@ def write_report(
     "Every stored artefact on one page; of each the most telling tier there is."
     labels = [n.stem for n in NOTEBOOKS]
     found = [next((FIGURES / t / f"{l}.json" for t in ("full", "mini") if (FIGURES / t / f"{l}.json").exists()), None) for l in labels]
-    body = "\n".join(report_section(f) for f in found if f)
+    body = "\n".join(report_section(f) for f in [*found, *sorted((FIGURES / "paper").glob("*.json"))] if f)
     head = ("<h1>DG-Net, reproduced</h1><p>Every number marked <em>paper</em> or <em>quoted</em> is the paper's, on photographs of real people; every other number was computed by this "
             "project on rendered people unless it says otherwise. They are shown beside each other, never instead of each other.</p>")
     path.write_text(f"<!doctype html><html lang='en'><meta charset='utf-8'><title>DG-Net, reproduced</title><style>{STYLE}</style>{head}{body}</html>\n", encoding="utf-8")
@@ -431,13 +432,14 @@ def refresh_readme(
 ) -> str:
     "Put claim, facts and table of the named artefacts between their marks, so that no number is ever typed by hand; returns the text."
     def fill(mark: re.Match) -> str:
-        found = find_artifact(mark[1])
-        if found is None: return mark[0]
+        found = FIGURES / f"{mark[1]}.json" if "/" in mark[1] else find_artifact(mark[1])
+        if found is None or not found.exists(): return mark[0]
         about = json.loads(found.read_text(encoding="utf-8")); p = about["provenance"]
         table = found.with_suffix(".md").read_text(encoding="utf-8").strip() if found.with_suffix(".md").exists() else ""
-        facts = f"*Tier {about['tier']}, {p.get('source')} data, {p.get('device')}, {p.get('seconds', 0) / 60:.0f} min of training.*"
+        if about.get("table"): table = pd.DataFrame(about["table"]).to_markdown(index=False, floatfmt=about["floats"])
+        facts = f"*Tier {about['tier']}, {p['source'] if p.get('source') != 'synthetic' else 'rendered people'}, {p.get('device')}, {p.get('seconds', 0) / 60:.0f} min of training{', ' + p['precision'] if p.get('precision') else ''}.*"
         return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n{facts}\n<!-- end -->"
-    text = re.sub(r"<!-- artefact: (\w+) -->.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.S)
+    text = re.sub(r"<!-- artefact: ([\w/]+) -->.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.S)
     path.write_text(text, encoding="utf-8")
     return text
 
