@@ -13,7 +13,8 @@ from dgnet.model import (DGNet, OfficialFiles, load_official, load_official_teac
                          official_state, save_official, save_official_teacher)
 
 KEYS = json.loads((Path(__file__).parent / "data" / "official_keys.json").read_text())
-NARROW = make_config("paper", ea_init="random", ea_width=4, embed_dim=16, es_width=2, mlp_dim=16, d_width=2)
+WIDTHS = dict(ea_init="random", ea_width=4, embed_dim=16, es_width=2, mlp_dim=16, d_width=2)
+NARROW = make_config("paper", **WIDTHS)
 NON_LOCAL = {"dec.model.1.model.0.nonlocal_block.g.weight": torch.ones(4, 8, 1, 1), "dec.non_local.theta.bias": torch.ones(4), "nonloc1.w": torch.ones(2)}
 
 
@@ -172,10 +173,7 @@ def test_foreign_files_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("changes", [dict(n_res=3, n_parts=3), dict(d_scales=2), dict(ea_blocks=(1, 1, 1, 1)), dict(recipe="paper")])
 def test_networks_that_the_official_code_has_not(changes, tmp_path):
-    from dataclasses import asdict
-    recipe = changes.pop("recipe", "official")
-    sizes = {k: v for k, v in asdict(NARROW).items() if k in ("ea_width", "embed_dim", "es_width", "mlp_dim", "d_width")}
-    model = DGNet(make_config("paper", recipe=recipe, ea_init="random", **sizes | changes), 7)
+    model = DGNet(make_config("paper", **WIDTHS | changes), 7)
     with pytest.raises(ValueError, match="no official counterpart"): save_official(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
