@@ -263,7 +263,7 @@ def _official_tensors(
     "The weights of one file, or one ValueError that names the file and everything that does not fit."
     try: found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f"{path}: no such file. Check the path") from None
-    except Exception as e: raise ValueError(f"{path}: not a checkpoint that can be read without running code ({str(e).splitlines()[0]})") from e
+    except Exception as e: raise ValueError(f"{path}: not a checkpoint that can be read without running code ({(str(e) or type(e).__name__).splitlines()[0]})") from e
     form = "{'a': weights}" if wrapped else "a plain dictionary of weights"
     if wrapped: found = found.get("a") if isinstance(found, dict) and set(found) == {"a"} else None
     if not isinstance(found, dict) or not found or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
@@ -277,7 +277,7 @@ def _official_tensors(
     if wrong: raise ValueError(f"{path} does not fit this network: {'; '.join(wrong)}{hint}")
     return found
 
-# %% ../nbs/09_model.ipynb #07ae2e84
+# %% ../nbs/09_model.ipynb #1ed777f8
 def official_files(
     folder: str | Path,      # where gen_*.pt, id_*.pt and dis_*.pt lie
     it: int | None = None,   # None: the last iteration
@@ -289,6 +289,7 @@ def official_files(
     if absent: raise FileNotFoundError(f"{folder}: no {', '.join(absent)}. Give the folder of an official checkpoint, or its three files as OfficialFiles(gen, id, dis)")
     return OfficialFiles(*(found[file][last] for file in OfficialFiles._fields))
 
+# %% ../nbs/09_model.ipynb #07ae2e84
 def load_official(
     model: DGNet,                        # of the same sizes and K; changed in place
     where: str | Path | OfficialFiles,   # the folder, or the three files
