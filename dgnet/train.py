@@ -186,12 +186,14 @@ def feed_losses(
     teacher: nn.Module,  # in the mode that `teacher_train` asks for (D9)
     batch: Batch,
     made: Decoded,       # its swaps are detached here
-    cfg: Config,
+    cfg: Config,         # `merge_passes`
 ) -> dict[str, Float[Tensor, ""]]:
     "L_prim and L_fine (Eqs 8, 9): detached swaps go back into E_a, with the teacher's opinion and the structure's name."
     x_swap = made.x_swap.detach()
-    out = read(model.E_a, x_swap, cfg, len(x_swap) // 2)
-    with frozen(teacher, dropout=True): q = soft_label(teacher, x_swap, cfg)   # its statistics stay as they are
+    half = len(x_swap) // 2
+    out = read(model.E_a, x_swap, cfg, half)
+    with frozen(teacher, dropout=True):   # its statistics stay as they are
+        q = torch.cat([soft_label(teacher, part, cfg) for part in x_swap.split(2 * half if cfg.merge_passes else half)])
     return {"prim": 2 * l_prim(q, out.logits_prim), "fine": 2 * l_id(out.logits_fine, swap(batch.y))}
 
 # %% ../nbs/15_train.ipynb #45045014
