@@ -1144,7 +1144,7 @@ CLOTH_COLOURS = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2"
 def _share_clothes(rng, clothes: dict, body: dict, n: int):
     "One person in ten wears the same as somebody else, to the last stitch; another third share all colours with one, two or three. Changes the columns."
     outfit, i = np.arange(n), 0
-    uniform, last = int(0.1 * n) // 2 * 2, math.ceil(0.44 * n) if n > 1 else 0
+    uniform, last = int(0.1 * n) // 2 * 2, max(2, math.ceil(0.44 * n)) if n > 1 else 0
     whole = tuple(c for c in clothes if c != "skin_rgb")
     size = 2
     while last - i > 1:
@@ -1461,8 +1461,7 @@ def write_domain(
     root.mkdir(parents=True, exist_ok=True)
     final = root / WORLDS[world_name].folder
     with FileLock(str(root / f".{final.name}.lock")):
-        if not _is_complete(final, about):
-            _build(final, about, device, report)
+        if not _is_complete(final, about): _build(final, about, device, report)
     return final
 
 # %% ../nbs/02_synthetic.ipynb #d882d4c7
