@@ -395,7 +395,9 @@ td:first-child,th:first-child{text-align:left}.fact{color:#666;font-size:.85em}.
 
 def _html_table(rows: list[dict]) -> str:
     frame = pd.DataFrame(rows)
-    return frame.to_html(index=False, border=0, na_rep="–", float_format=lambda v: f"{v:.3f}")
+    words = [c for c in frame if frame[c].map(lambda v: isinstance(v, str)).all()]   # what a row is about stands first
+    frame = frame[words + [c for c in frame if c not in words]].astype(object)
+    return frame.where(frame.notna(), "–").to_html(index=False, border=0, float_format=lambda v: f"{v:.3f}")
 
 def report_section(
     path: Path,   # the JSON of an artefact
