@@ -15,7 +15,7 @@ test: $(STAMP)  ## export and clean leave no diff, library notebooks, pytest, re
 	$(BIN)/python tests/run_all.py
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 prepare: $(STAMP)  ## before a commit: export, clean, test
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(MAKE) test
