@@ -42,4 +42,4 @@ def test_package_version_is_the_setting():
 
 
 def test_clean_keeps_the_tags_that_papermill_needs():
-    assert CFG["DEFAULT"]["allowed_cell_metadata_keys"] == "tags" and CFG["DEFAULT"]["clear_all"] == "False"
+    assert CFG["DEFAULT"]["allowed_cell_metadata_keys"] == "tags jupyter" and CFG["DEFAULT"]["clear_all"] == "False"
