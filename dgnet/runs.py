@@ -88,12 +88,12 @@ def rank(
     net: nn.Module,            # E_a, or a baseline
     query: Split,
     gallery: Split,
-    cfg: Config,               # size, flip, β
+    cfg: Config,               # size, flip, β and whom it weighs
     heads: tuple = ("both",),  # of "prim", "fine", "both"
 ) -> dict[str, ReidResult]:
     "Re-id results of a network, one per head."
     q, g = (embed(net, photos(s, cfg), s, flip=cfg.flip_test) for s in (query, gallery))
-    return {h: rank_metrics(q, g, beta=cfg.beta, head=h) for h in heads}
+    return {h: rank_metrics(q, g, beta=cfg.beta, head=h, beta_on=cfg.beta_on) for h in heads}
 
 # %% ../nbs/16_runs.ipynb #9b7036bc
 class WeakTeacher(RuntimeError):

@@ -146,6 +146,20 @@ def test_beta_weighs_the_query_only():
     torch.testing.assert_close(similarity(q._replace(fine=None), g._replace(fine=None)), q.prim @ g.prim.T)
 
 
+@pytest.mark.parametrize("recipe, side", [("official", 1.0), ("paper", 0.5)])
+def test_each_recipe_weighs_its_side(monkeypatch, recipe, side):
+    "D10: what `rank` makes of a network's features, against the concatenation that the recipe stands for."
+    from dgnet import runs
+    from dgnet.config import make_config
+    q, g, cfg = random_set(12, 4, 2, 5), random_set(40, 4, 2, 6), make_config("paper", recipe=recipe)
+    flips, query = [], photos(12)[1]
+    monkeypatch.setattr(runs, "photos", lambda split, cfg: None)
+    monkeypatch.setattr(runs, "embed", lambda net, images, split, flip: flips.append(flip) or (q if split is query else g))
+    scores = torch.cat([q.prim, cfg.beta * q.fine], 1) @ torch.cat([g.prim, side * g.fine], 1).T
+    np.testing.assert_allclose(runs.rank(encoder(), query, photos(40)[1], cfg)["both"].ap, rank_metrics(q, g, scores=scores).ap, atol=1e-9)
+    assert flips == [recipe == "official"] * 2
+
+
 def encoder():
     torch.manual_seed(0)
     return AppearanceEncoder(5, "basic", (1, 1, 1, 1), 8, embed_dim=16)
