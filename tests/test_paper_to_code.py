@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ NBS = Path(__file__).resolve().parent.parent / "nbs"
 RECIPES = {"official": OFFICIAL, "paper": PAPER}
 
 
+@cache
 def sources(path, kind=None):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return "\n\n".join("".join(c["source"]) for c in cells if kind in (None, c["cell_type"]))
@@ -62,6 +64,7 @@ def recipe_of(column):
 
 # ---- what the names stand for
 
+@cache
 def config(recipe):
     from dgnet.config import make_config
     return make_config("paper", recipe=recipe)
@@ -94,6 +97,7 @@ def parameter(name, argument):
     return known[argument].default
 
 
+@cache
 def numbers_in(thing):
     "Every constant in a function's or class's code."
     return {n.value for n in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(thing)))) if isinstance(n, ast.Constant) and not isinstance(n.value, str)}
