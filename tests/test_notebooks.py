@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/*.ipynb") if not p.name.startswith("_"))
+WITH_SOLUTIONS = [p for p in NOTEBOOKS if re.match(r"0[02-8]", p.name)]
 REPRODUCTION = [p for p in NOTEBOOKS if re.match(r"fig|table", p.name)]
 
 
@@ -62,3 +63,15 @@ def test_reproduction_notebooks_have_a_parameters_cell(path):
     tagged = [c for c in cells(path, "code") if "parameters" in c["metadata"].get("tags", ())]
     assert len(tagged) == 1 and 'tier = "mini"' in source(tagged[0]) and "data = {}" in source(tagged[0])
     assert not any("default_exp" in source(c) for c in cells(path, "code"))
+
+
+@named(WITH_SOLUTIONS)
+def test_ends_with_exercises_whose_solutions_were_run_and_are_folded(path):
+    last = [k for k, c in enumerate(cells(path)) if c["cell_type"] == "markdown"][-1]
+    exercises, solutions = source(cells(path)[last]).partition("## Exercises")[2], cells(path)[last + 1:]
+    assert len(re.findall(r"^\d+\. \S", exercises, re.M)) == exercises.count("<summary>Answer</summary>") >= 2
+    assert exercises.rstrip().endswith("The folded cell below runs them.") and 1 <= len(solutions) <= 2
+    for c in solutions:
+        assert "solution" in c["metadata"].get("tags", ()) and c["outputs"]
+        assert c["metadata"].get("jupyter") == {"source_hidden": True, "outputs_hidden": True}
+    assert re.match(r"assert ", source(solutions[-1]).rstrip().split("\n")[-1]), "a solution ends with an assert that could fail"
