@@ -29,7 +29,7 @@ def loss_weights(
     fine = cfg.lam_prim * cfg.alpha
     return {
         "img1": cfg.lam_img, "img2": cfg.lam_img, "id_s": 1.0, "id_s_fine": fine * warm if cfg.fine_ramped else 1.0,
-        "code1": cfg.lam_code * code, "code2": cfg.lam_code * code, "id_c": cfg.lam_id, "adv": cfg.lam_adv,
+        "code1": cfg.lam_code1 * code, "code2": cfg.lam_code2 * code, "id_c": cfg.lam_id, "adv": cfg.lam_adv,
         "prim": cfg.lam_prim * warm * cfg.feed, "fine": fine * warm * cfg.feed, "cyc": cfg.lam_cyc * warm}
 
 # %% ../nbs/11_schedule.ipynb #920422ab

@@ -74,6 +74,13 @@ def test_one_pass_or_several_teach_the_same_networks(merge):
     assert {k: receivers(model, v) for k, v in losses.items()} == {k: v[0] for k, v in OFFICIAL.items()}
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["before", "after"])
+def test_code1_alive_teaches_the_maker_alone(again):
+    "D2 set right, D1 not: G learns through a frozen E_a, whose own code stays a constant."
+    model, _, losses = step_losses("official", again, code1_live=True)
+    assert {k: receivers(model, v) for k, v in losses.items()} == {**{k: v[again] for k, v in OFFICIAL.items()}, "code1": MAKER}
+
+
 def test_the_teacher_never_learns():
     for recipe in ("official", "paper"):
         _, teacher, losses = step_losses(recipe, False)

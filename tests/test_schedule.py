@@ -60,7 +60,7 @@ def test_shorter_runs_have_the_same_shape(tier):
             w = at(cfg.warm_up + done * cfg.ramp)
             assert w["prim"] == pytest.approx(cfg.lam_prim * done) and w["fine"] == pytest.approx(cfg.alpha * cfg.lam_prim * done)
             assert w["cyc"] == pytest.approx(cfg.lam_cyc * done)
-        assert at(cfg.warm_up + cfg.code_ramp)["code2"] == pytest.approx(cfg.lam_code)
+        assert at(cfg.warm_up + cfg.code_ramp)["code2"] == pytest.approx(cfg.lam_code2)
         first, second = cfg.decay_at
         assert [lr_scale(round(f * n_iter), cfg) for f in (0, first, second)] == pytest.approx([1, 0.1, 0.01])
 
