@@ -19,7 +19,7 @@ class DataConfig:
     dataset: str = "market"      # market, duke, msmt17 (synthetic unless a folder is given), cuhk03, folder
     height: int = 256            # pixels [256]
     width: int = 128             # [128]
-    batch: int = 8               # photos x_i in a step; as many x_j, and a positive for each [8]
+    batch: int = 8               # photos x_i in a step; as many x_j, and a positive for each [not in the paper]
     pad: int = 10                # edge padding before the random crop [not in the paper]
     flip: float = 0.5            # probability of mirroring [not in the paper]
     erasing: float = 0.5         # D7: probability of random erasing on the copies that L^s_id sees [none]
@@ -44,7 +44,7 @@ class NetworkConfig(DataConfig):
     drop_prim: float = 0.5               # D13 [not in the paper]
     drop_fine: float = 0.75              # D13
     code_heads: bool = False             # D5: heads on the flattened code [True], not on a pooled feature of their own
-    es_width: int = 16                   # channels of E_s's first layer
+    es_width: int = 16                   # channels of E_s's first layer [16]
     n_down: int = 2                      # halvings in E_s, doublings in G [2]
     n_res: int = 4                       # residual blocks in E_s, G and each D [4]
     dilations: tuple = (3, 6, 9)         # D18: of the ASPP [not in the paper]
@@ -56,21 +56,21 @@ class NetworkConfig(DataConfig):
 @dataclass(frozen=True)
 class LossConfig(NetworkConfig):
     "Loss weights at the end of their ramps, and who is detached."
-    lam_img: float = 5.0         # λ_img, Eqs 1 and 2
+    lam_img: float = 5.0         # λ_img, Eqs 1 and 2 [5]
     lam_code1: float = 1.0       # of L^code1, Eq. 4 [1]
     lam_code2: float = 1.0       # of L^code2, Eq. 5 [1]
-    lam_id: float = 0.5          # λ_id, Eq. 6
+    lam_id: float = 0.5          # λ_id, Eq. 6 [0.5]
     lam_adv: float = 1.0         # Eq. 7 [1]
-    lam_prim: float = 2.0        # λ_prim, Eq. 8
-    alpha: float = 0.2           # α = λ_fine / λ_prim, Eq. 9
+    lam_prim: float = 2.0        # λ_prim, Eq. 8 [2]
+    alpha: float = 0.2           # α = λ_fine / λ_prim, Eq. 9 [0.2]
     lam_cyc: float = 2.0         # D3: cycle reconstruction [0: not in the paper]
     penalty: float = 0.01        # weight of D's gradient punishment [named, not valued]
     adv: str = "lsgan"           # D4: lsgan, or the log loss of Eq. 7 [log]
     detach_code: bool = True     # D1: no generation loss reaches E_a [False]
-    code1_live: bool = False     # D2: L^code1 teaches G, through a frozen E_a [True]
+    code1_live: bool = False     # D2: what a frozen E_a reads in the swap keeps its gradient, and the makers learn from L^code1 [True]
     code_ramped: bool = True     # D6: L^code starts with the warm-up [False]
     fine_ramped: bool = True     # D12: the fine head's share of L^s_id starts with the warm-up [False]
-    encoder_again: float = 0.5   # share of steps in which L^code2 trains E_s on the detached image, not G through a frozen E_s
+    encoder_again: float = 0.5   # D11: share of steps in which L^code trains the encoder that reads the detached image, not the makers through a frozen one
     generate: bool = True        # False: the control, E_a on real photos alone
     feed: bool = True            # feed generated images to E_a: L_prim and L_fine (False: "w/o feed")
     teacher_train: bool = True   # D9: the teacher in training mode when it labels [False]
@@ -86,7 +86,7 @@ class Config(LossConfig):
     n_iter: int = 100_000        # N [not in the paper]
     warm_up: float = 0.30        # the teacher losses start at this fraction of N [30K of 100K]
     ramp: float = 0.04           # and reach their weight after this fraction [4K]
-    code_ramp: float = 0.02      # L^code reaches 1 after this fraction [2K in the code]
+    code_ramp: float = 0.02      # L^code reaches its weight after this fraction [no ramp]
     decay_at: tuple = (0.60, 0.90)  # learning rates ×0.1 here [not in the paper]
     lr_id: float = 0.002         # SGD on E_a [0.002]
     head_lr: float = 10.0        # D8: times lr_id for the two heads [1]
@@ -123,7 +123,7 @@ TIERS: dict[str, dict[str, Any]] = {
                   merge_passes=True, bn_on_real=True, lr_id=0.01, lr_gen=1e-3, teacher_iter=10, teacher_batch=8),
     "mini": dict(height=64, width=32, batch=8, pad=3, people=150, shots=8, test_people=150, test_shots=8, val_people=120,
                  ea_block="basic", ea_blocks=(2, 2, 2, 2), ea_width=32, ea_pool=False, ea_init="teacher", embed_dim=128, es_width=4, n_down=1,
-                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=8, n_iter=1200, warm_up=0.4, decay_at=(0.8, 0.95),
+                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=8, n_iter=1400, warm_up=0.4, decay_at=(0.8, 0.95),
                  teacher_train=False, fine_ramped=False, alpha=0.0, code1_live=True, lam_code1=5.0, code_ramped=False, lam_cyc=0.0,
                  merge_passes=True, bn_on_real=True, lr_id=0.01, head_lr=5.0, lr_gen=2e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_batch=32, teacher_gate=0.25),
     "full": dict(people=700, shots=12, test_people=500, val_people=100, merge_passes=True, bn_on_real=True, n_iter=6_000, batch=16, precision="bfloat16", ea_init="teacher",

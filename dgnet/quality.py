@@ -321,16 +321,20 @@ class SwapError(NamedTuple):
     "Mean absolute RGB error in [0, 1], one value for each pair."
     person: Float[Tensor, "b"]  # over the pixels of the person in the true picture
     image: Float[Tensor, "b"]   # over all pixels
+    grey: Float[Tensor, "b"]    # over the person, of the mean of the three channels: brightness, which E_s sees
+    hue: Float[Tensor, "b"]     # over the person, of what is left without it: colour, which only E_a sees
 
 def swap_error(
     x_hat: Float[Tensor, "b 3 h w"],  # the answer, RGB in [0, 1]
     truth: Float[Tensor, "b 3 h w"],  # the true picture
     person: Bool[Tensor, "b h w"],    # the person's pixels in the true picture
 ) -> SwapError:
-    "L1 over the person and over the whole image; raises when a picture has no person."
+    "L1 over the person (whole, and brightness and colour apart) and over the whole image; raises when a picture has no person."
     if not bool(person.flatten(1).any(1).all()): raise ValueError("swap_error: a picture without a single person pixel has no error over the person")
-    error, mask = (x_hat - truth).abs().mean(1), person.float()
-    return SwapError((error * mask).sum((1, 2)) / mask.sum((1, 2)), error.mean((1, 2)))
+    error, mask = x_hat - truth, person.float()
+    grey = error.mean(1, keepdim=True)
+    def over_person(e): return (e.abs().mean(1) * mask).sum((1, 2)) / mask.sum((1, 2))
+    return SwapError(over_person(error), error.abs().mean((1, 2, 3)), over_person(grey), over_person(error - grey))
 
 # %% ../nbs/13_quality.ipynb #5514bf8c
 class SwapTruth(NamedTuple):

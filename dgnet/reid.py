@@ -145,7 +145,7 @@ class ReidResult(NamedTuple):
     rank5: float
     rank10: float
     mAP: float            # trapezoid rule, as the paper's tables
-    mAP_standard: float   # plain mean of precisions, as most later papers
+    mAP_standard: float   # plain mean of precisions
     ap: np.ndarray        # per query, trapezoid
     ap_standard: np.ndarray
     first: np.ndarray     # per query: 0-based rank of the first match, inf for none

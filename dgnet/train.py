@@ -225,7 +225,7 @@ def make_optimisers(
     model: DGNet,
     cfg: Config,   # rates, momentum, weight decay
 ) -> Optimisers:
-    "SGD for E_a, heads at their own rate (D8); Adam with β1 = 0 for E_s, G and D."
+    "SGD for E_a, heads at their own rate (D8); Adam (in the paper with β1 = 0) for E_s, G and D."
     heads = [*model.E_a.head_prim.parameters(), *model.E_a.head_fine.parameters()]
     groups = [{"params": list(model.E_a.backbone.parameters()), "lr": cfg.lr_id}, {"params": heads, "lr": cfg.lr_id * cfg.head_lr}]
     sgd = torch.optim.SGD(groups, lr=cfg.lr_id, momentum=cfg.momentum, nesterov=cfg.nesterov, weight_decay=cfg.decay_id)

@@ -260,6 +260,11 @@ def test_swap_error_counts_the_right_pixels(q):
     error = q.swap_error(x_hat, truth, person)
     torch.testing.assert_close(error.person, torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(error.image, torch.tensor([0.125, 0.125 + 0.25 * 12 / 16]))
+    torch.testing.assert_close(error.grey, error.person)
+    red = truth + 0.3 * person[:, None] * torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1)
+    error = q.swap_error(red, truth, person)
+    torch.testing.assert_close(error.hue, torch.tensor([0.2, 0.2]))
+    assert error.grey.max() < 1e-6, "a colour without brightness"
     with pytest.raises(ValueError, match="without a single person pixel"): q.swap_error(x_hat, truth, person & False)
 
 
