@@ -388,7 +388,7 @@ def contact_sheet(
         images += [x for x, _ in row]; titles += [t for _, t in row]
     return show_images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255, titles, n_cols=n_photos, scale=0.75)
 
-# %% ../nbs/17_check.ipynb #99b3de28
+# %% ../nbs/17_check.ipynb #7464db7d
 def _target(file: str | None, option: str, root: Path, endings: tuple) -> Path | None:
     "Where to write, if that is possible and not inside the dataset."
     if file is None: return None
@@ -402,6 +402,10 @@ def _target(file: str | None, option: str, root: Path, endings: tuple) -> Path |
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} photos decoded" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
 
+def _say(text: str) -> None:
+    code = sys.stdout.encoding or "utf-8"
+    print(text.encode(code, "replace").decode(code))   # a terminal that cannot show a name must not stop the report
+
 def _check(a: argparse.Namespace) -> int:
     sheet, table = _target(a.sheet, "--sheet", Path(a.path), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv", Path(a.path), (".csv",))
     report = check_dataset(a.path, a.name, a.own, report=_progress)
@@ -412,13 +416,13 @@ def _check(a: argparse.Namespace) -> int:
             fig = contact_sheet(load_dataset(a.name, a.path))
             fig.savefig(sheet); plt.close(fig)
         if report.card.real: print("the sheet shows photographs of people: it stays on this machine, as the photographs do")
-    print(report_text(report))
+    _say(report_text(report))
     return 0 if report.fit else 1
 
-# %% ../nbs/17_check.ipynb #f5045fa8
+# %% ../nbs/17_check.ipynb #d98c1427
 def _card(a: argparse.Namespace) -> int:
     if a.name not in (None, *CARDS): raise ValueError(f"card {a.name}: no such card; there are {', '.join(CARDS)}")
-    print("\n\n".join(f"{n}: {card_text(CARDS[n])}" for n in ([a.name] if a.name else CARDS)))
+    _say("\n\n".join(f"{n}: {card_text(CARDS[n])}" for n in ([a.name] if a.name else CARDS)))
     return 0
 
 def data_cli(

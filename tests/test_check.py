@@ -1,6 +1,7 @@
 """Datasets whole and damaged in every layout, strays, odd names, bad input: what `dgnet_data check` says, and that it changes nothing."""
 
 import configparser
+import io
 import json
 import os
 import re
@@ -185,6 +186,15 @@ def test_names_of_every_kind(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "broken.jpg" in out and "写真" in out and out.encode("utf-8") and "stays on this machine" in out
     assert pd.read_csv(tmp_path / "f.csv").kind.tolist()[0] == "empty" and Image.open(tmp_path / "s.png").width > 100
+
+
+def test_a_terminal_without_unicode(tmp_path, monkeypatch):
+    root = plant(tmp_path / "写真", OWN)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert data_cli(["check", str(root)]) == 0 and data_cli(["card"]) == 0
+    out.flush()
+    assert b"in ??" in out.buffer.getvalue() and b"fit to train on" in out.buffer.getvalue()
 
 
 def test_the_sheet_of_a_world_needs_no_reminder(world, tmp_path, capsys):
