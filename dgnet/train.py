@@ -167,17 +167,15 @@ def code_losses(
     made: Decoded,        # its codes are the targets
     seen: AppearanceOut,  # what a frozen E_a reads in the swaps
     again: bool,          # this step's coin: train the second-pass encoders on detached swaps
-    cfg: Config,          # `detach_code` (D1), `code1_live` (D2), `lam_code2`, `lam_cyc` (D3)
+    cfg: Config,          # `detach_code` (D1), `code1_live` (D2), `lam_cyc` (D3)
 ) -> dict[str, Float[Tensor, ""]]:
     "L^code1, L^code2 (Eqs 4, 5) and the cycle term (D3). An encoder and its generated input never learn in the same step."
     a_again = seen.a if cfg.code1_live else seen.a.detach()   # D2: in the official recipe a constant from here on
     if again and not cfg.detach_code: a_again = read(model.E_a, made.x_swap.detach(), cfg, len(batch.x) // 2).a
-    losses = {"code1": 2 * l_code(made.a, a_again)}
-    if not cfg.lam_code2 and not cfg.lam_cyc: return losses
     if again: s_again = model.E_s(grey(made.x_swap.detach()))
     else:
         with frozen(model.E_s): s_again = model.E_s(grey(made.x_swap))
-    losses["code2"] = 2 * l_code(swap(made.s), s_again)
+    losses = {"code1": 2 * l_code(made.a, a_again), "code2": 2 * l_code(swap(made.s), s_again)}
     if cfg.lam_cyc: losses["cyc"] = 2 * l_img(batch.x, model.G(a_again.detach(), swap(s_again)))
     return losses
 
