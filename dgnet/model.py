@@ -54,7 +54,10 @@ class DGNet(nn.Module):
         start: bool = True,  # False: weights will be loaded over these, so `cfg.ea_init` is not looked for
     ):
         super().__init__()
-        self.cfg, self.n_ids, self.metadata = cfg, n_ids, {}
+        self.cfg, self.n_ids = cfg, n_ids
+        self.classes: list[int | str] = []   # who stands behind each class score; K of them once it is known
+        self.metrics: dict = {}              # what the trained network was worth, and where
+        self.metadata: dict = {}             # anything else
         weights = "imagenet" if start and cfg.ea_init == "imagenet" else None
         self.E_a = AppearanceEncoder(n_ids, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.n_parts, cfg.embed_dim,
                                      cfg.drop_prim, cfg.drop_fine, weights, cfg.code_heads)
@@ -108,11 +111,13 @@ def save_model(
     path: str | Path,   # usually ends in .safetensors
     **metadata,         # anything JSON can hold: iteration, dataset, a note
 ) -> Path:
-    "Write the model as safetensors, with config, K, version and a hash in its header; the file appears whole or not at all."
+    "Write the model as safetensors, with config, classes, metrics, version and a hash in its header; the file appears whole or not at all."
+    if len(model.classes) not in (0, model.n_ids):
+        raise ValueError(f"{len(model.classes)} names in `classes` for {model.n_ids} class scores: give one name for each, or none")
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    about = dict(format="dgnet-model", version=__version__, n_ids=model.n_ids, config=asdict(model.cfg), init=model.E_a.init,
-                 sha256=content_hash(tensors), metadata=metadata)
+    about = dict(format="dgnet-model", version=__version__, n_ids=model.n_ids, classes=model.classes, metrics=model.metrics,
+                 config=asdict(model.cfg), init=model.E_a.init, sha256=content_hash(tensors), metadata=metadata)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, {"dgnet": json.dumps(about)})
@@ -143,7 +148,7 @@ def load_model(
     path: str | Path,                    # written by `save_model`
     device: str | torch.device = "cpu",  # where the network shall live
 ) -> DGNet:
-    "The network of a file, in eval mode, what was saved with it in `.metadata`; raises with file and remedy when it is not one of ours."
+    "The network of a file, in eval mode, with its `classes`, `metrics` and `metadata`; raises with file and remedy when it is not one of ours."
     about, tensors = _read(Path(path))
     if not tensors: raise ValueError(f"{path}: a safetensors file, but not a DGNet model. Use one written by DGNet.save")
     if content_hash(tensors) != about["sha256"]:
@@ -151,6 +156,7 @@ def load_model(
     try: model = DGNet(config_from_dict(about["config"]), about["n_ids"], start=False)
     except (ValueError, TypeError) as e: raise ValueError(f"{path} (dgnet {about['version']}): {e}. Load it with that version") from e
     model.load_state_dict(tensors)
+    model.classes, model.metrics = about.get("classes", []), about.get("metrics", {})   # older files have neither
     model.metadata, model.E_a.init = about["metadata"], about["init"]
     return model.to(device).eval()
 

@@ -188,8 +188,10 @@ def test_gradient_punishment_against_finite_differences():
 def test_save_and_load(tmp_path):
     m = DGNet(make_config("smoke", ea_init="random"), 7).eval()
     x = torch.randn(2, 3, 64, 32)
+    m.classes, m.metrics = [2, 7, 11, 22, 27, 30, 1501], {"both": {"rank1": 0.5, "mAP": 0.25}}
     file = m.save(tmp_path / "sub" / "m.safetensors", iteration=3, note="é")
     again = DGNet.load(file)
+    assert again.classes == m.classes and again.metrics == m.metrics
     assert again.metadata == {"iteration": 3, "note": "é"} and again.cfg == m.cfg and again.n_ids == 7 and not again.training
     assert torch.equal(m.generate(x, x.flip(0)), again.generate(x, x.flip(0)))
     assert [p.name for p in file.parent.iterdir()] == ["m.safetensors"]

@@ -53,6 +53,8 @@ def test_a_finished_run_holds_what_it_should(runs, run):
     assert run.folder.name == run_key(make_config("smoke"))
     assert {p.name for p in run.folder.iterdir()} - {"lock"} == {"done.json", "log.csv", "model.safetensors"}, "no checkpoint is left over"
     assert not run.model.training and not run.teacher.training and run.log.it.iloc[-1] == run.config.n_iter
+    assert run.model.classes == sorted(set(run.data.train.ids)) and len(run.model.classes) == run.model.n_ids
+    assert 0 < run.model.metrics["both"]["mAP"] <= 1 and run.model.metrics["losses"]["it"] == run.config.n_iter
     assert {"seconds", "teacher_seconds", "device", "seed", "run", "recipe", "source", "iterations"} <= set(run.provenance)
     assert str(runs.LOCAL) not in json.dumps(run.provenance, default=str), "provenance names no path of this machine"
 
