@@ -54,10 +54,8 @@ class DGNet(nn.Module):
         start: bool = True,  # False: weights will be loaded over these, so `cfg.ea_init` is not looked for
     ):
         super().__init__()
-        self.cfg, self.n_ids = cfg, n_ids
-        self.classes: list[int | str] = []   # who stands behind each class score; K of them once it is known
-        self.metrics: dict = {}              # what the trained network was worth, and where
-        self.metadata: dict = {}             # anything else
+        self.cfg, self.n_ids, self.metadata = cfg, n_ids, {}
+        self.classes, self.metrics = [], {}   # who stands behind each class score; what the trained network was worth
         weights = "imagenet" if start and cfg.ea_init == "imagenet" else None
         self.E_a = AppearanceEncoder(n_ids, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.n_parts, cfg.embed_dim,
                                      cfg.drop_prim, cfg.drop_fine, weights, cfg.code_heads)
