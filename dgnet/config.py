@@ -74,7 +74,8 @@ class LossConfig(NetworkConfig):
     generate: bool = True        # False: the control, E_a on real photos alone
     feed: bool = True            # feed generated images to E_a: L_prim and L_fine (False: "w/o feed")
     teacher_train: bool = True   # D9: the teacher in training mode when it labels [False]
-    soft_label: str = "teacher"  # q of Eq. 8
+    soft_label: str = "teacher"  # q of Eq. 8: teacher, or an older way to name generated images: pseudo, lsro, conditional, two_label
+    offline: bool = False        # generated images come from a store that a finished generator filled; E_a alone learns [§4.3: the rival]
 
 # %% ../nbs/01_config.ipynb #3f3d668a
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -144,9 +145,19 @@ def train_teacher(
 # %% ../nbs/14_teacher.ipynb #96c421fe
 @torch.no_grad()
 def soft_label(
-    teacher: nn.Module,             # in the mode that cfg.teacher_train asks for (D9)
-    x: Float[Tensor, "b 3 h w"],    # generated images
-    cfg: Config,
+    teacher: BaselineNet,                # in the mode that cfg.teacher_train asks for (D9)
+    x: Float[Tensor, "b 3 h w"],         # generated images
+    cfg: Config,                         # `soft_label`: which kind
+    y_i: Int[Tensor, "b"] | None = None,  # whose appearance: `conditional` and `two_label` ask for it
+    y_j: Int[Tensor, "b"] | None = None,  # whose structure: `two_label` asks for it
 ) -> Float[Tensor, "b k"]:
-    "q (Eq. 8): the mean of the teacher's softmax over the image and its mirror image."
-    return (teacher(x).logits.float().softmax(1) + teacher(x.flip(3)).logits.float().softmax(1)) / 2
+    "q (Eq. 8): the mean of the teacher's softmax over the image and its mirror image, or one of four older answers. ValueError for a fifth."
+    k = teacher.head.classifier.out_features
+    if cfg.soft_label == "lsro": return torch.full((len(x), k), 1 / k, device=x.device)
+    if cfg.soft_label == "conditional": return F.one_hot(y_i, k).float()
+    q = (teacher(x).logits.float().softmax(1) + teacher(x.flip(3)).logits.float().softmax(1)) / 2
+    if cfg.soft_label == "teacher": return q
+    if cfg.soft_label == "pseudo": return F.one_hot(q.argmax(1), k).float()
+    if cfg.soft_label != "two_label": raise ValueError(f"soft_label={cfg.soft_label!r}: choose teacher, pseudo, lsro, conditional or two_label")
+    q = (q + 1e-9) * (F.one_hot(y_i, k) | F.one_hot(y_j, k))   # never nothing at all
+    return q / q.sum(1, keepdim=True)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOG_COLUMNS', 'Batch', 'swap', 'draw_batch', 'batch_to', 'frozen', 'read', 'Decoded', 'decode_batch', 'd_step',
-           'identity_losses', 'image_losses', 'code_losses', 'feed_losses', 'g_step', 'Optimisers', 'make_optimisers',
-           'TrainState', 'set_rates', 'descend', 'step', 'check_losses', 'check_weights', 'write_log', 'trim_log',
-           'fit', 'refresh_batch_norm']
+           'identity_losses', 'image_losses', 'code_losses', 'Fed', 'feed_losses', 'draw_fed', 'g_step', 'Optimisers',
+           'make_optimisers', 'TrainState', 'set_rates', 'descend', 'step', 'check_losses', 'check_weights',
+           'write_log', 'trim_log', 'fit', 'refresh_batch_norm']
 
 # %% ../nbs/15_train.ipynb #a63c227e
 import csv
@@ -180,20 +180,35 @@ def code_losses(
     return losses
 
 # %% ../nbs/15_train.ipynb #e6a3d2d1
+class Fed(NamedTuple):
+    "Generated images on their way into E_a."
+    x_ij: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]   # detached swaps; bytes in a store
+    y_i: Int[Tensor, "b"]   # whose appearance
+    y_j: Int[Tensor, "b"]   # whose structure
+
 def feed_losses(
     model: DGNet,
     teacher: nn.Module,  # in the mode that `teacher_train` asks for (D9)
-    batch: Batch,
-    made: Decoded,       # its swaps are detached here
-    cfg: Config,         # `merge_passes`
+    fed: Fed,            # this step's swaps, or a handful from the store
+    cfg: Config,         # `merge_passes`, `soft_label`
 ) -> dict[str, Float[Tensor, ""]]:
     "L_prim and L_fine (Eqs 8, 9): detached swaps go back into E_a, with the teacher's opinion and the structure's name."
-    x_swap = made.x_swap.detach()
-    half = len(x_swap) // 2
-    out = read(model.E_a, x_swap, cfg, half)
+    half = len(fed.x_ij) // 2
+    out = read(model.E_a, fed.x_ij, cfg, half)
     with frozen(teacher, dropout=True):   # its statistics stay as they are
-        q = torch.cat([soft_label(teacher, part, cfg) for part in x_swap.split(2 * half if cfg.merge_passes else half)])
-    return {"prim": 2 * l_prim(q, out.logits_prim), "fine": 2 * l_id(out.logits_fine, swap(batch.y))}
+        size = 2 * half if cfg.merge_passes else half
+        q = torch.cat([soft_label(teacher, x, cfg, y_i, y_j) for x, y_i, y_j in zip(*(v.split(size) for v in fed))])
+    return {"prim": 2 * l_prim(q, out.logits_prim), "fine": 2 * l_id(out.logits_fine, fed.y_j)}
+
+def draw_fed(
+    store: Fed,            # bytes, on the CPU
+    n: int,                # how many
+    rng: torch.Generator,  # which
+    device: torch.device,
+) -> Fed:
+    "A handful from the store of a finished generator (`offline`), ready for E_a."
+    rows = torch.randint(len(store.y_i), (n,), generator=rng)
+    return Fed(from_uint8(store.x_ij[rows]).to(device, memory_format=torch.channels_last), store.y_i[rows].to(device), store.y_j[rows].to(device))
 
 # %% ../nbs/15_train.ipynb #45045014
 def g_step(
@@ -209,7 +224,7 @@ def g_step(
     losses, seen = image_losses(model, batch, made, cfg)
     losses |= identity_losses(model, batch, cfg)
     if w["code1"] or w["code2"] or w["cyc"]: losses |= code_losses(model, batch, made, seen, again, cfg)
-    if w["prim"] or w["fine"]: losses |= feed_losses(model, teacher, batch, made, cfg)
+    if w["prim"] or w["fine"]: losses |= feed_losses(model, teacher, Fed(made.x_swap.detach(), batch.y, swap(batch.y)), cfg)
     return losses
 
 # %% ../nbs/15_train.ipynb #f3d69c09
@@ -295,22 +310,26 @@ def step(
     teacher: nn.Module,                # in the mode that `teacher_train` asks for (D9)
     images: UInt8[Tensor, "n 3 h w"],  # the training set
     labels: Int[Tensor, "n"],          # its identities, 0-based
+    store: Fed | None = None,          # generated images for `offline`
 ) -> dict[str, Float[Tensor, ""]]:
     "One iteration: draw, decode, D's step, everybody else's step against the new D. Returns the losses, on the device."
     cfg, model, opt = state.cfg, state.model, state.optimisers
+    if cfg.offline != (store is not None): raise ValueError("a store of generated images and offline=True belong together")
     w = loss_weights(state.it, cfg)
     set_rates(opt, state.it, cfg)
     batch = batch_to(draw_batch(images, labels, state.sampler, state.rng, cfg), state.device)
     again = bool(torch.rand((), generator=state.rng) < cfg.encoder_again)
     losses_d = {}
     with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-        if cfg.generate:
+        if cfg.generate and not cfg.offline:
             made = decode_batch(model, batch, cfg)
             losses_d = d_step(model, batch, made, cfg)
             descend(losses_d, None, opt.dis)
             losses = g_step(model, teacher, batch, made, w, again, cfg)
-        else: losses = identity_losses(model, batch, cfg)
-        descend(losses, w, opt.id, opt.gen) if cfg.generate else descend(losses, w, opt.id)
+        else:
+            losses = identity_losses(model, batch, cfg)
+            if store and (w["prim"] or w["fine"]): losses |= feed_losses(model, teacher, draw_fed(store, 2 * cfg.batch, state.rng, state.device), cfg)
+        descend(losses, w, opt.id, *([opt.gen] if losses_d else []))
     state.it += 1
     return {k: v.detach() for k, v in (losses | losses_d).items()}
 
@@ -367,6 +386,7 @@ def fit(
     every: int = 10,                             # iterations between log rows
     save_every: float = 60.0,                    # seconds between checkpoints
     stop_at: int | None = None,                  # leave off early
+    store: Fed | None = None,                    # generated images for `offline`
 ) -> TrainState:
     "Train until `n_iter` (or `stop_at`), from wherever `state` or the folder's checkpoint is."
     n_iter, path = state.cfg.n_iter, folder and folder / "state.pt"
@@ -375,7 +395,7 @@ def fit(
         load_state(state, path); trim_log(folder / "log.csv", state.it)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < min(n_iter, stop_at or n_iter):
-        losses = step(state, teacher, images, labels)
+        losses = step(state, teacher, images, labels, store)
         state.seconds = time.monotonic() - began
         log, save = state.it % every == 0 or state.it == n_iter, path and time.monotonic() - saved > save_every
         if log or save:

@@ -63,18 +63,47 @@ def test_a_killed_run_goes_on_and_ends_the_same(runs, run, monkeypatch):
     from dgnet.config import make_config
     part = {"seed": 3}
     real = runs.fit
-    def killed(*args, **kw):
-        real(*args, **kw, stop_at=5)
-        raise KeyboardInterrupt
+    def killed(*args, stop_at=None, **kw):
+        real(*args, **kw, stop_at=stop_at or 5)
+        if not stop_at: raise KeyboardInterrupt
     monkeypatch.setattr(runs, "fit", killed)
     with pytest.raises(KeyboardInterrupt): runs.get_run("smoke", **part)
     folder = runs.LOCAL / "runs" / runs.run_key(make_config("smoke", **part))
     assert (folder / "state.pt").exists() and not (folder / "done.json").exists()
     monkeypatch.setattr(runs, "fit", real)
     resumed = runs.get_run("smoke", **part)
-    for f in folder.iterdir(): f.unlink()
+    for where in (folder, runs.start_folder(make_config("smoke", **part))):
+        for f in where.iterdir(): f.unlink()
     straight = runs.get_run("smoke", **part)
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), straight.model.state_dict().values()))
+
+
+def weights(run): return run.model.state_dict().values()
+
+
+def test_a_run_that_takes_over_anothers_beginning_is_the_run_it_would_have_been(runs, run, monkeypatch, tmp_path):
+    part = {"seed": 5, "alpha": 0.4, "soft_label": "lsro"}
+    runs.get_run("smoke", seed=5)
+    first, real = [], runs.fit
+    def counted(state, *args, **kw): first.append(state.it); return real(state, *args, **kw)
+    monkeypatch.setattr(runs, "fit", counted)
+    taken_over = runs.get_run("smoke", **part)
+    assert first == [3, 3], "three iterations, up to the warm-up, were there"
+    monkeypatch.setattr(runs, "LOCAL", tmp_path)
+    alone = runs.get_run("smoke", **part)
+    assert first[2:] == [0, 3] and all(torch.equal(a, b) for a, b in zip(weights(taken_over), weights(alone)))
+    other = runs.get_run("smoke", seed=5)
+    assert not all(torch.equal(a, b) for a, b in zip(weights(alone), weights(other))), "and what differs does matter"
+
+
+def test_offline_learns_from_a_store_and_leaves_the_generator_alone(runs, run):
+    offline = runs.get_run("smoke", offline=True)
+    fresh = runs.TrainState(run.config, run.model.n_ids, torch.from_numpy(runs.relabel(run.data.train.ids)), run.teacher.backbone).model
+    assert all(torch.equal(a, b) for a, b in zip(offline.model.G.state_dict().values(), fresh.G.state_dict().values())), "G is as it was born"
+    assert offline.log.prim.iloc[-1] > 0 and offline.log.img1.isna().all(), "fed, and nothing drawn"
+    store = runs.fill_store(run.model, run.data, run.config, copies=2)
+    assert len(store.x_ij) == 2 * run.data.train.n and store.x_ij.dtype == torch.uint8
+    assert torch.equal(store.y_i, torch.from_numpy(runs.relabel(run.data.train.ids)).repeat(2)) and not torch.equal(store.y_i, store.y_j)
 
 
 def test_runs_that_differ_in_training_only_share_the_teacher(runs, run, monkeypatch):
@@ -119,12 +148,17 @@ def test_the_progress_line_counts_down(runs):
     jobs = [runs.Job("market", {}, ten, 0), runs.Job("market", runs.CONTROL, runs.replace(ten, generate=False), 0)]
     out = io.StringIO()
     progress = runs.Progress(jobs, out)
-    assert progress.left(runs.Clock(5, 10, 60.0)) == pytest.approx(84), "half of the first job took a minute; 7 of 12 are left"
+    assert progress.left(runs.Clock(0, 10, 0.0), False, 7.0) is None, "nothing has been measured yet"
+    assert progress.left(runs.Clock(5, 10, 60.0), False, 67.0) == pytest.approx(90), "half of the first job took a minute; 7.5 of 12.5 are left"
     taught = runs.Progress([runs.Job("market", {}, ten, 40)], out)
-    whole = 10 + 40 * runs.TEACHER_STEP
-    assert taught.left(runs.Clock(20, 40, 30.0), True) == pytest.approx(30 * (whole / (20 * runs.TEACHER_STEP) - 1)), "the teacher's lessons count too"
-    assert taught.left(runs.Clock(40, 40, 60.0), True) > taught.left(runs.Clock(5, 10, 60.0)) > 0
-    progress(runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.next(120.0)
+    whole, lesson = 10 + 40 * runs.TEACHER_STEP, runs.TEACHER_STEP
+    taught.left(runs.Clock(0, 40, 0.0), True, 0.0)
+    assert taught.left(runs.Clock(20, 40, 30.0), True, 30.0) == pytest.approx(30 * (whole / (20 * lesson) - 1)), "the teacher's lessons count too"
+    assert taught.left(runs.Clock(40, 40, 60.0), True, 60.0) > taught.left(runs.Clock(5, 10, 60.0), False, 120.0) > 0
+    shared = runs.Job("market", {"alpha": 0.4}, runs.make_config("smoke"), 0, shared=3)
+    assert shared.cost == pytest.approx(7) and shared.spent(3) == 0, "what another run has done costs nothing"
+    progress = runs.Progress(jobs, out)
+    progress(runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.next()
     progress(runs.Clock(10, 10, 24.0), {"id_s": 2.0})
     first, second = out.getvalue().splitlines()
     assert first.startswith("[1/2] market DG-Net 10/10 · img1 1.00") and second.startswith("[2/2] market control 10/10 · id_s 2.00")
