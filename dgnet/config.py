@@ -28,6 +28,7 @@ class DataConfig:
     test_shots: int = 8          # synthetic data: photos of each test and validation person
     test_people: int = 0         # synthetic data: people in query and gallery
     val_people: int = 0          # synthetic data: extra people, for every choice that is tuned
+    hold_out: int = 0            # real data: training people kept for validation [100 of 751 for Figure 8]
     source: str = "synthetic"    # or "real: …", with the counts of the folder that was given
 
 # %% ../nbs/01_config.ipynb #dc206742
