@@ -489,7 +489,9 @@ def side_by_side(
 ) -> None:
     "Do all tasks, several at once; with one worker here and now. When it is interrupted, so are the processes that it started."
     waiting, running = list(tasks), {}
-    if workers == 1: return [do(t) for t in waiting] and None
+    if workers == 1:
+        for t in waiting: do(t)
+        return
     with ThreadPoolExecutor(workers) as pool:
         try:
             while waiting or running:
@@ -525,7 +527,7 @@ def train_all(
         except (WeakTeacher, FloatingPointError, ValueError, RuntimeError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
         progress.finish(k)
     def apart(a: int, b: int) -> bool: return any(not _done(f) for f in _makes(jobs[a]) & (_makes(jobs[b]) | {LOCAL / "runs" / run_key(jobs[b].config)}))
-    order = sorted(range(len(jobs)), key=lambda k: -jobs[k].cost) if workers > 1 else range(len(jobs))
+    order = sorted(range(len(jobs)), key=lambda k: -jobs[k].cost) if workers > 1 else list(range(len(jobs)))
     side_by_side(order, workers, do, apart)
     return failed
 

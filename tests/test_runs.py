@@ -142,26 +142,63 @@ def test_a_plan_counts_shared_runs_once(runs, run):
     assert runs.plan_runs([runs.Recipe("c", ())], "smoke", {}) == []
 
 
+def test_tasks_go_side_by_side_but_not_with_those_they_must_wait_for(runs):
+    import threading, time
+    at_work, seen, lock = set(), [], threading.Lock()
+    def do(task):
+        with lock: at_work.add(task); seen.append(set(at_work))
+        time.sleep(0.3)
+        with lock: at_work.discard(task)
+    runs.side_by_side(["a1", "a2", "b1"], 2, do, apart=lambda t, r: t[0] == r[0])
+    assert {"a1", "b1"} in seen and not any({"a1", "a2"} <= s for s in seen) and set().union(*seen) == {"a1", "a2", "b1"}
+    order = []
+    runs.side_by_side([3, 1, 2], 1, order.append)
+    assert order == [3, 1, 2], "alone, one after the other"
+
+
+def test_a_worker_trains_and_tells_and_its_failure_has_a_reason(runs, tmp_path, monkeypatch):
+    here = Path(__file__).resolve().parent.parent
+    for name, value in {"DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "DGNET_DEVICE": "cpu"}.items(): monkeypatch.setenv(name, value)
+    told, task = [], {"tier": "smoke", "dataset": "duke", "path": None, "changes": {"n_iter": 10}}
+    assert runs.call_worker(task, told.append) == "trained" and not runs.WORKERS
+    assert any("rendered" in t for t in told) and told[-2]["clock"][0] == 10 and set(told[-2]["losses"]) >= {"img1", "id_s"}
+    assert len(list((tmp_path / "local" / "runs").glob("duke-smoke-*/done.json"))) == 3, "a teacher, a beginning, a run"
+    with pytest.raises(RuntimeError, match="below the 200%"): runs.call_worker(task | {"changes": {"teacher_gate": 2.0}}, told.append)
+    with pytest.raises(RuntimeError, match="no field nonsense"): runs.call_worker(task | {"changes": {"nonsense": 1}}, told.append)
+
+
+def test_one_run_that_fails_does_not_stop_the_others(runs, run, capsys):
+    jobs = runs.plan_runs([runs.Recipe("a", (("market", {"teacher_gate": 2.0}), ("market", {"seed": 11})))], "smoke", {})
+    failed = runs.train_all(jobs, "smoke")
+    assert list(failed) == [runs.run_key(jobs[0].config)] and "below the 200%" in failed[runs.run_key(jobs[0].config)]
+    assert runs._done(runs.LOCAL / "runs" / runs.run_key(jobs[1].config))
+
+
 def test_the_progress_line_counts_down(runs):
     import io
     ten = runs.make_config("smoke", warm_up=0.0)
     jobs = [runs.Job("market", {}, ten, 0), runs.Job("market", runs.CONTROL, runs.replace(ten, generate=False), 0)]
     out = io.StringIO()
-    progress = runs.Progress(jobs, out)
-    assert progress.left(runs.Clock(0, 10, 0.0), False, 7.0) is None, "nothing has been measured yet"
-    assert progress.left(runs.Clock(5, 10, 60.0), False, 67.0) == pytest.approx(90), "half of the first job took a minute; 7.5 of 12.5 are left"
-    taught = runs.Progress([runs.Job("market", {}, ten, 40)], out)
+    progress = runs.Progress(jobs, stream=out)
+    progress.report(0, runs.Clock(0, 10, 0.0), {}, now=7.0)
+    assert progress.left(7.0) is None, "nothing has been measured yet"
+    progress.report(0, runs.Clock(5, 10, 60.0), {}, now=67.0)
+    assert progress.left(67.0) == pytest.approx(90), "half of the first job took a minute; 7.5 of 12.5 are left"
+    taught = runs.Progress([runs.Job("market", {}, ten, 40)], stream=out)
     whole, lesson = 10 + 40 * runs.TEACHER_STEP, runs.TEACHER_STEP
-    taught.left(runs.Clock(0, 40, 0.0), True, 0.0)
-    assert taught.left(runs.Clock(20, 40, 30.0), True, 30.0) == pytest.approx(30 * (whole / (20 * lesson) - 1)), "the teacher's lessons count too"
-    assert taught.left(runs.Clock(40, 40, 60.0), True, 60.0) > taught.left(runs.Clock(5, 10, 60.0), False, 120.0) > 0
+    for it in (0, 20): taught.report(0, runs.Clock(it, 40, 0.0), {"teacher": 1.0}, now=1.5 * it + 1)
+    assert taught.left(31.0) == pytest.approx(30 * (whole / (20 * lesson) - 1)), "the teacher's lessons count too"
+    both = runs.Progress(jobs, workers=2, stream=out)
+    for it in (0, 5): both.report(0, runs.Clock(it, 10, 0.0), {}, now=12.0 * it + 1)
+    assert both.left(61.0) == pytest.approx(60 / 5 * max(7.5, 2 * 5)), "two at a time, but the longest cannot be halved"
     shared = runs.Job("market", {"alpha": 0.4}, runs.make_config("smoke"), 0, shared=3)
     assert shared.cost == pytest.approx(7) and shared.spent(3) == 0, "what another run has done costs nothing"
-    progress = runs.Progress(jobs, out)
-    progress(runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.next()
-    progress(runs.Clock(10, 10, 24.0), {"id_s": 2.0})
+    out.truncate(0); out.seek(0)
+    progress = runs.Progress(jobs, stream=out)
+    progress.report(0, runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.finish(0)
+    progress.report(1, runs.Clock(10, 10, 24.0), {"id_s": 2.0})
     first, second = out.getvalue().splitlines()
-    assert first.startswith("[1/2] market DG-Net 10/10 · img1 1.00") and second.startswith("[2/2] market control 10/10 · id_s 2.00")
+    assert first.startswith("[0 of 2 done] market DG-Net 10/10 img1 1.00 · ") and second.startswith("[1 of 2 done] market control 10/10 id_s 2.00 · ")
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
