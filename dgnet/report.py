@@ -27,7 +27,7 @@ from PIL import Image
 
 from .core import FIGURES
 
-# %% ../nbs/17_report.ipynb #4d75b1d9
+# %% ../nbs/17_report.ipynb #e38a396c
 MISSING = "–"
 
 def decimals(
@@ -44,7 +44,7 @@ def number_text(
     value,                     # a number, a word, or nothing
     digits: int | None = None,  # after the point; default: what `decimals` says of this value alone
 ) -> str:
-    "A value in words: an en dash when there is none, a true minus sign, commas from 10,000 on."
+    "A value in words: an en dash when there is none, a true minus sign, commas from 1,000 on."
     if isinstance(value, (list, tuple)): return ", ".join(number_text(v, digits) for v in value)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)): return MISSING
     if isinstance(value, bool): return "yes" if value else "no"
@@ -52,9 +52,9 @@ def number_text(
     digits = 0 if isinstance(value, int) else decimals([value]) if digits is None else digits
     if not math.isfinite(value): return "∞" if value > 0 else "−∞"
     rounded = round(value, digits) + 0   # + 0: no minus zero
-    return f"{rounded:{',' if abs(rounded) >= 10_000 else ''}.{digits}f}".replace("-", "−")
+    return f"{rounded:,.{digits}f}".replace("-", "−")
 
-# %% ../nbs/17_report.ipynb #aec0a24d
+# %% ../nbs/17_report.ipynb #5c742d6e
 def in_order(
     rows: list[dict],  # their keys may come sorted by letter, as JSON has them
 ) -> list[dict]:
@@ -66,10 +66,10 @@ def in_order(
         return 0 if any(isinstance(r.get(name), str) for r in rows) else 3
     return [{k: r.get(k) for k in sorted(names, key=rank)} for r in rows]
 
-def _cell(value, digits: int | None, tag: str, classes: list) -> str:
+def _cell(value, digits: int | None, tag: str, classes: tuple) -> str:
     number, text = isinstance(value, (int, float)) and not isinstance(value, bool), number_text(value, digits)
     exact = f" data-v='{value!r}'" if number and text != MISSING else " data-none=''" if text == MISSING else ""
-    kinds = " ".join(c for c in (*classes, "n" if number or text == MISSING else "") if c)
+    kinds = " ".join(c for c in classes if c)
     return f"<{tag}{exact}{f' class={chr(39)}{kinds}{chr(39)}' if kinds else ''}>{html.escape(text)}</{tag.split()[0]}>"
 
 def html_table(
@@ -86,7 +86,7 @@ def html_table(
     head = "".join(f"<th scope='col' class='{'n ' if numeric[n] else ''}{quoted[n]}'>{said(n)}</th>" for n in names)
     def line(r):
         whole = "quoted" if any(isinstance(v, str) and re.search(r"\bquoted\b", v, re.I) for v in r.values()) else ""
-        return "".join(_cell(v, digits[n], "th scope='row'" if k == 0 else "td", [quoted[n] or whole]) for k, (n, v) in enumerate(r.items()))
+        return "".join(_cell(v, digits[n], "th scope='row'" if k == 0 else "td", (quoted[n] or whole, "n" if numeric[n] else "")) for k, (n, v) in enumerate(r.items()))
     body = "\n".join(f"<tr>{line(r)}</tr>" for r in rows)
     return (f"<div class='scroll' role='region' tabindex='0' aria-label='{html.escape(caption)}'><table class='sortable'><caption>{html.escape(caption)}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>")
@@ -120,10 +120,10 @@ def data_words(
     "Whose pictures they are; None when no picture was needed."
     return {"synthetic": "rendered people"}.get(provenance.get("source"), provenance.get("source"))
 
-# %% ../nbs/17_report.ipynb #d07b7634
+# %% ../nbs/17_report.ipynb #29cffb0b
 _PROVENANCE = {"notebook": "notebook", "tier": "tier", "dataset": "dataset", "source": "pictures", "seed": "seed", "iterations": "iterations", "device": "device", "seconds": "training time",
                "teacher_seconds": "the teacher's training", "peak_memory_mb": "peak memory", "precision": "precision", "recipe": "recipe", "run": "run, named by the hash of its configuration",
-               "runs": "runs", "config_hash": "hash of the configuration", "teacher_rank1": "the teacher's rank-1, validation people", "code_version": "code version", "packages": "packages", "date": "date"}
+               "runs": "runs", "config_hash": "hash of the configuration", "E_a starts from": "E_a starts from", "teacher_rank1": "the teacher's rank-1, validation people", "code_version": "code version", "packages": "packages", "date": "date"}
 
 def _words(key: str, value) -> str:
     if key in ("seconds", "teacher_seconds"): return f"{value:,.1f} s"
@@ -238,7 +238,7 @@ def fact_line(
     badges = f"<span class='badge tier'>tier {html.escape(about['tier'])}</span> " + (f"<span class='badge {'real' if 'real' in source else ''}'>{html.escape(source)}</span> " if source else "")
     return f"<p class='facts'>{badges}{html.escape(' · '.join(str(f) for f in facts if f))}</p>"
 
-# %% ../nbs/17_report.ipynb #e0b86e28
+# %% ../nbs/17_report.ipynb #3d645888
 def report_section(
     path: Path,           # the JSON of an artefact
     name: str,            # what the page calls it, e.g. "Table 6"
@@ -256,10 +256,10 @@ def report_section(
         if comparison and not any(v is not None for r in comparison for k, v in r.items() if re.search(r"\bpaper\b", k)): parts.append("<p class='note'>The paper prints no number for this.</p>")
         picture = path.with_suffix(".png")
         if picture.exists(): parts.append(picture_html(picture, f"{name}. {claim}".strip(), packed))
-        if table: parts.append(html_table(table, f"{name}, as stored"))
+        if table: parts.append(html_table(table, f"{name}: our table"))
         return "\n".join(p for p in [*parts, other_numbers(about["rows"], columns), provenance_list(about)] if p)
 
-# %% ../nbs/17_report.ipynb #80266b37
+# %% ../nbs/17_report.ipynb #ef9a0ac5
 STYLE = """
 :root{color-scheme:light dark;--bg:#ffffff;--ink:#1b1f24;--soft:#57606a;--line:#d5dbe1;--card:#f4f6f8;--link:#0a5aa8;--quoted:#7a4a00;--quoted-bg:#fff3dc;--ours:#00507f;--real:#8a1f5c}
 @media screen and (prefers-color-scheme:dark){:root{--bg:#14171a;--ink:#e4e7ea;--soft:#a3abb3;--line:#383f46;--card:#1e2327;--link:#79bdff;--quoted:#f2c56f;--quoted-bg:#30270f;--ours:#8accff;--real:#f09ac9}}
@@ -271,8 +271,8 @@ a{color:var(--link)} :focus-visible{outline:3px solid var(--link);outline-offset
 .skip{position:absolute;left:-99rem} .skip:focus{left:1rem;top:.5rem;background:var(--bg);padding:.4rem .8rem;z-index:2}
 .page{max-width:82rem;margin:0 auto;padding:1rem;display:grid;grid-template-columns:minmax(0,1fr);gap:0 2.5rem}
 h1{font-size:2rem;line-height:1.2;margin:.5rem 0} h2{font-size:1.5rem;margin:2.5rem 0 0;padding-bottom:.3rem;border-bottom:2px solid var(--line)}
-h3{font-size:1.2rem;line-height:1.3;margin:2.2rem 0 .5rem} h3 .what{font-weight:400;color:var(--soft)} h3 .what::before{content:"·";margin:0 .45em}
-p{margin:.6rem 0;max-width:46rem} .claim{font-size:1.06rem} .facts,.note,.missing,footer{color:var(--soft);font-size:.88rem} .missing{font-style:italic}
+h3{font-size:1.2rem;line-height:1.3;margin:2.2rem 0 .5rem} h3 .what{font-weight:400;color:var(--soft)} h3 .what::before{content:"·";margin-right:.35em}
+p{margin:.6rem 0;max-width:46rem} .facts{max-width:none} .claim{font-size:1.06rem} .facts,.note,.missing,footer{color:var(--soft);font-size:.88rem} .missing{font-style:italic}
 .badge{display:inline-block;border:1px solid var(--line);background:var(--card);color:var(--ink);border-radius:1rem;padding:0 .6rem;margin-right:.2rem;white-space:nowrap}
 .badge.tier{border-color:var(--ours);color:var(--ours);font-weight:600} .badge.real{border-color:var(--real);color:var(--real);font-weight:600}
 mark{background:var(--quoted-bg);color:var(--quoted);padding:0 .3em;border-radius:3px}
@@ -280,14 +280,15 @@ nav{font-size:.92rem} nav p{margin:.8rem 0 .2rem;font-weight:600} nav ol{list-st
 nav a{display:block;min-width:2.3rem;padding:.3rem .5rem;text-align:center;text-decoration:none;border:1px solid var(--line);border-radius:4px} nav a.none{color:var(--soft);border-style:dashed}
 nav a:hover,nav a[aria-current]{background:var(--card);border-color:var(--link)} nav .what,nav .kind{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 @media (min-width:68rem){.page{grid-template-columns:17rem minmax(0,1fr)} header{grid-column:1/-1} nav{position:sticky;top:0;align-self:start;max-height:100vh;overflow:auto;padding:.5rem .3rem 2rem}
-nav ol{display:block} nav a{text-align:left;padding:.18rem .5rem;border-color:transparent} nav a.none{border-color:transparent} nav .kind,nav .what{position:static;clip-path:none;white-space:normal} nav .what{color:var(--soft);margin-left:.4em}}
+nav ol{display:block} nav a{text-align:left;padding:.18rem .5rem;border-color:transparent} nav a.none{border-color:transparent} nav .kind:not(.hidden),nav .what{position:static;overflow:visible;clip-path:none;white-space:normal} nav .what{color:var(--soft);margin-left:.4em}
+nav ol a::before{content:"●";font-size:.6em;vertical-align:.2em;margin-right:.6em} nav ol a.none::before{content:"○"}}
 """
 
-# %% ../nbs/17_report.ipynb #8020761f
+# %% ../nbs/17_report.ipynb #596ce06f
 STYLE += """
-.scroll{overflow-x:auto;max-width:100%;margin:1rem 0} table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}
+.scroll{overflow-x:auto;max-width:100%;margin:1rem 0} table{border-collapse:separate;border-spacing:0;font-size:.92rem;font-variant-numeric:tabular-nums}
 caption{caption-side:top;text-align:left;color:var(--soft);font-size:.88rem;padding-bottom:.3rem;position:sticky;left:0}
-th,td{padding:.28rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top} tbody th{font-weight:400} tbody tr:hover>*{background:var(--card)}
+th,td{padding:.28rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top} tbody th{font-weight:400;min-width:9rem} tbody tr:hover>*{background:var(--card)}
 thead th{vertical-align:bottom;border-bottom:2px solid var(--line);font-weight:600} .n{text-align:right} td.n{white-space:nowrap} td.ours{font-weight:600;color:var(--ours)}
 .quoted,tbody tr:hover>.quoted{background:var(--quoted-bg);color:var(--quoted)}
 thead button{all:unset;cursor:pointer;display:inline-block} thead button:focus-visible{outline:3px solid var(--link);outline-offset:2px} thead button:hover{text-decoration:underline}
@@ -299,7 +300,7 @@ details.more{margin:.5rem 0;border-left:3px solid var(--line);padding-left:.8rem
 dl{margin:.5rem 0;font-size:.88rem} dl div{display:flex;flex-wrap:wrap;gap:0 1rem;padding:.15rem 0;border-bottom:1px solid var(--line)} dt{flex:0 0 17rem;color:var(--soft)} dd{margin:0;flex:1 1 14rem;overflow-wrap:anywhere}
 dialog{width:100vw;height:100vh;height:100dvh;max-width:none;max-height:none;border:0;padding:0;background:var(--bg);color:var(--ink)} dialog[open]{display:flex;flex-direction:column} dialog::backdrop{background:#000000}
 .bar{display:flex;gap:.6rem;align-items:center;padding:.5rem .8rem;border-bottom:1px solid var(--line)} .bar p{flex:1;margin:0;max-width:none;font-weight:600} .bar button{font:inherit;padding:.3rem .8rem;cursor:pointer}
-.pane{flex:1;min-height:0;overflow:auto;padding:.5rem;text-align:center;cursor:zoom-out} .pane img{background:#ffffff;cursor:default;width:min(max(100%,var(--w)),calc(2*var(--w)));height:auto;vertical-align:top}
+.pane{flex:1;min-height:0;overflow:auto;padding:.5rem;text-align:center;cursor:zoom-out} .pane:focus-visible{outline-offset:-3px} .pane img{background:#ffffff;cursor:default;width:min(max(100%,var(--w)),calc(2*var(--w)));height:auto;vertical-align:top}
 .fit .pane img{width:auto;max-width:100%;max-height:100%}
 @media (max-width:40rem){h1{font-size:1.6rem} tbody th{position:sticky;left:0;background:var(--bg);max-width:9.5rem;min-width:6rem} th,td{padding:.28rem .5rem} dt{flex-basis:100%}}
 @media print{nav,.skip,.hint,dialog{display:none} .page{display:block;max-width:none;padding:0} body{font-size:10pt} .scroll{overflow:visible} table{font-size:8pt} thead button::after{content:""}
@@ -376,7 +377,7 @@ def stored_artifact(
     "The JSON of an artefact in the most telling tier there is; None when there is none."
     return next((p for t in ("full", "mini") if (p := figures / t / f"{label}.json").exists()), None)
 
-# %% ../nbs/17_report.ipynb #d8c09ba8
+# %% ../nbs/17_report.ipynb #9751b571
 class Part(NamedTuple):
     "A section of the page."
     group: str     # the heading it stands under
@@ -395,9 +396,9 @@ class Part(NamedTuple):
 
     @property
     def link(self) -> str:
-        tail = "" if self.content else " (not regenerated yet)"
-        return (f"<li><a href='#{self.anchor}'{'' if self.content else ' class=none'}><span class='kind'>{self.kind}</span> {html.escape(self.short)}"
-                f"<span class='what'>{html.escape(self.title + tail)}</span></a></li>")
+        tail = "" if self.content else "<span class='kind hidden'>, not regenerated yet</span>"
+        return (f"<li><a href='#{self.anchor}'{'' if self.content else ' class=none'}>{f'<span class=kind>{self.kind} </span>' if self.kind else ''}{html.escape(self.short)}"
+                f"<span class='what'>{html.escape(self.title)}</span>{tail}</a></li>")
 
 def _by_group(parts: list[Part]) -> dict[str, list[Part]]: return {g: [p for p in parts if p.group == g] for g in dict.fromkeys(p.group for p in parts)}
 
