@@ -192,20 +192,20 @@ def items_of(
     numbers = [int(n) for n in found[2].split("_") if n]
     return [i for i in PAPER if i.kind.lower().startswith(found[1]) and i.number in numbers]
 
-# %% ../nbs/17_report.ipynb #378e0df1
+# %% ../nbs/17_report.ipynb #b9af2353
 def picture_html(
     path: Path,        # a PNG
     alt: str,          # what is to be seen, for those who cannot
-    packed: str | int = "png",  # "png": as stored; "lossless" or a quality: WebP
+    packed: str | int = "png",  # "png": as stored; "lossless" or a quality: WebP, from 50 down also smaller
 ) -> str:
     "A picture of the page: the PNG inside it, in a button that enlarges it."
     with _naming(path), Image.open(path) as stored:
         raw, size = io.BytesIO(path.read_bytes()), stored.size
         if packed == "png": stored.verify()
         else:
-            white = Image.new("RGBA", size, "white")
-            raw = io.BytesIO()
-            Image.alpha_composite(white, stored.convert("RGBA")).convert("RGB").save(raw, "WEBP", method=4, **({"lossless": True} if packed == "lossless" else {"quality": packed}))
+            raw, flat = io.BytesIO(), Image.alpha_composite(Image.new("RGBA", size, "white"), stored.convert("RGBA")).convert("RGB")
+            if packed != "lossless" and packed <= 50: flat.thumbnail((900, 1800))
+            flat.save(raw, "WEBP", method=2, **({"lossless": True} if packed == "lossless" else {"quality": packed}))
     kind = "png" if packed == "png" else "webp"
     return (f"<figure><button type='button' class='zoom' aria-haspopup='dialog'><img alt='{html.escape(alt)}' width='{size[0]}' height='{size[1]}' "
             f"src='data:image/{kind};base64,{base64.b64encode(raw.getvalue()).decode()}'><span class='hint'>enlarge</span></button></figure>")
@@ -409,7 +409,7 @@ def contents(
     lists = [f"<p id='list-{k}'>{html.escape(g)}</p><ol aria-labelledby='list-{k}'>{''.join(p.link for p in own)}</ol>" for k, (g, own) in enumerate(_by_group(parts).items())]
     return f"<nav aria-label='Figures and tables'>{''.join(lists)}</nav>"
 
-# %% ../nbs/17_report.ipynb #8c28b935
+# %% ../nbs/17_report.ipynb #6982ca99
 def report_parts(
     labels: list[str],  # of all artefacts that there could be
     figures: Path,      # the folder of the tiers
@@ -417,7 +417,7 @@ def report_parts(
 ) -> list[Part]:
     "All sections in the order of the page: the paper's figures and tables, what goes beyond them, real photographs."
     stored = {l: p for l in labels if (p := stored_artifact(l, figures))}
-    real = {p: read_artifact(p) for p in sorted((figures / "paper").glob("*.json"))}
+    real = {p: read_artifact(p) for p in sorted((figures / "paper").glob("*.json"), key=lambda p: ([PAPER.index(i) for i in items_of(p.stem)] or [len(PAPER)], p.stem))}
     parts = []
     for item in PAPER:
         mine = [report_section(p, item.name, item.number if len(items_of(l)) > 1 else None, packed) for l, p in stored.items() if item in items_of(l)]
@@ -431,7 +431,7 @@ def report_parts(
         parts.append(Part("Real photographs", f"real-{p.stem}", "", name, where, report_section(p, f"{name} on real photographs", packed=packed)))
     return parts
 
-# %% ../nbs/17_report.ipynb #10c0921e
+# %% ../nbs/17_report.ipynb #cfae0281
 def report_page(
     parts: list[Part],  # from `report_parts`
 ) -> str:
@@ -450,7 +450,7 @@ def write_report(
     figures: Path = FIGURES,   # the folder of the tiers
 ) -> Path:
     "Every table and figure of the paper on one page, its pictures packed as tightly as the page's limit asks. Raises ValueError, naming the file, for an artefact that cannot be read."
-    for packed in ("png", "lossless", 90, 75, 50):
+    for packed in ("png", "lossless", 90, 75, 50, 25):
         page = report_page(report_parts(labels, figures, packed)).encode()
         if len(page) <= PAGE_LIMIT: break
     path.write_bytes(page)
