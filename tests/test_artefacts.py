@@ -47,7 +47,7 @@ def test_pictures_are_small_and_complete(path):
 
 
 def test_readme_shows_the_stored_numbers(tmp_path):
-    from dgnet.runs import refresh_readme
+    from dgnet.report import refresh_readme
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert refresh_readme(tmp_path / "README.md") == text and "<!-- artefact: table3_features -->" in text
