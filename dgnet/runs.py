@@ -243,6 +243,11 @@ NOTEBOOKS = (
     Recipe("table2_fid_ssim", (("market", {}),)),
     Recipe("fig2_dataflow", (("market", {}),)),
     Recipe("tables6_7_8_architecture", ()),
+    Recipe("fig5_interp_appearance", (("market", {}),)),
+    Recipe("fig9_interp_structure", (("market", {}),)),
+    Recipe("fig7_failures", (("market", {}),)),
+    Recipe("table1_code_contents", (("market", {}),)),
+    Recipe("fig6_three_datasets", tuple((d, {}) for d in THREE)),
 )
 
 def choose(
