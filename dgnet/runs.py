@@ -296,7 +296,12 @@ NOTEBOOKS = (
     Recipe("fig2_dataflow", (("market", {}),)),
     Recipe("tables6_7_8_architecture", ()),
     Recipe("fig4_ablation_generation", (("duke", {}), *(("duke", c) for c in ABLATIONS.values()))),
+    Recipe("fig5_interp_appearance", (("market", {}),)),
+    Recipe("fig6_three_datasets", tuple((d, {}) for d in THREE)),
+    Recipe("fig7_failures", (("market", {}),)),
     Recipe("fig8_alpha_beta", tuple(("duke", {"alpha": a}) for a in ALPHAS)),
+    Recipe("fig9_interp_structure", (("market", {}),)),
+    Recipe("table1_code_contents", (("market", {}),)),
 )
 
 def choose(
