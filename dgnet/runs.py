@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -590,10 +590,10 @@ def forecast(
 ) -> str:
     "The runs that are missing, with the minutes they may take on this machine."
     done = [a for a in map(_done, (LOCAL / "runs").glob(f"*-{tier}-*")) if a and "teacher_seconds" in a]
-    speed = [a["seconds"] / work(c, c.n_iter) for a in done for c in [config_from_dict(a["config"])]]
+    speed = [a["seconds"] / work(c, c.n_iter) for a in done if set(a["config"]) == {f.name for f in fields(Config)} for c in [config_from_dict(a["config"])]]
     minutes = [j.cost * float(np.median(speed)) / 60 if speed else None for j in jobs]
     rows = [f"{j.name:40s} {'?' if m is None else f'{m:.1f}'} min" for j, m in zip(jobs, minutes)]
-    total = "nothing to train" if not jobs else f"together about {sum(minutes):.0f} min" if speed else f"no run of tier {tier} has been finished on this machine, so its speed is not known"
+    total = "nothing to train" if not jobs else f"together about {sum(minutes):.0f} min, one after the other" if speed else f"no run of tier {tier} has been finished on this machine, so its speed is not known"
     return "\n".join([*rows, total])
 
 # %% ../nbs/18_runs.ipynb #63c13b2c
