@@ -243,6 +243,10 @@ NOTEBOOKS = (
     Recipe("table2_fid_ssim", (("market", {}),)),
     Recipe("fig2_dataflow", (("market", {}),)),
     Recipe("tables6_7_8_architecture", ()),
+    Recipe("table5_msmt17", (("msmt17", {}),)),
+    Recipe("table9_transfer", tuple((d, c) for d in THREE for c in ({}, CONTROL))),
+    Recipe("table10_cuhk03", (("cuhk03", {}),)),
+    Recipe("table4_market_duke", (("market", {}), ("duke", {}), ("duke", CONTROL), *(("duke", {"soft_label": s}) for s in ("lsro", "pseudo", "conditional", "two_label")))),
 )
 
 def choose(
