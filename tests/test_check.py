@@ -120,7 +120,7 @@ def test_a_world(world):
 
 
 def test_worlds_of_all_kinds(tmp_path):
-    for w in ("duke", "msmt17"):
+    for w in ("duke", "msmt17", "cuhk03"):
         root = write_domain(w, tmp_path, n_train_ids=2, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=32, width=16)
         assert check_dataset(root).fit, w
 

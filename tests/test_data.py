@@ -147,7 +147,7 @@ def test_a_broken_photo_is_named(tmp_path):
         with pytest.raises(OSError, match="0001_c1s1_0_0.jpg: not a readable image"): load_images(make_split([bad], [Label(1, 1)], "train"), 16, 8)
 
 
-@pytest.mark.parametrize("world", ["market", "duke", "msmt17"])
+@pytest.mark.parametrize("world", ["market", "duke", "msmt17", "cuhk03"])
 def test_synthetic_worlds(tmp_path, world):
     data = load_dataset(None, write_domain(world, tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=6, test_images_per_id=6, height=32, width=16))
     f = read_factors(data.root)
@@ -159,6 +159,19 @@ def test_synthetic_worlds(tmp_path, world):
         assert (s.ids == f.ids[rows] + (world == "msmt17")).all()
     assert sum(s.n for s in data.splits) == len(f.files) == len({p for s in data.splits for p in s.paths})
     assert set(data.val_query.ids) <= set(data.val_gallery.ids)
+
+
+def test_the_synthetic_cuhk03_reads_like_the_real_one(tmp_path):
+    root = write_domain("cuhk03", tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=9, test_images_per_id=9, height=32, width=16)
+    assert root == tmp_path / "CUHK03-NP" / "detected"
+    for path in (tmp_path / "CUHK03-NP", root):
+        for name in ("cuhk03", None):
+            data = load_dataset(name, path)
+            assert (data.name, data.root, data.multi_query) == ("cuhk03", root, None)
+    assert data.train.n == 5 * 9 and data.query.n == 3 * 2 and data.gallery.n == 3 * 7 and (data.gallery.ids > 0).all()
+    assert all(set(s.cams) == {1, 2} for s in data.splits) and not set(data.train.people) & set(data.query.people)
+    assert load_images(data.train, 32, 16).shape == (45, 3, 32, 16)
+    with pytest.raises(ValueError, match="looks like cuhk03, not duke"): load_dataset("duke", root)
 
 
 def test_relabel(): assert relabel(np.array([15, 2, 2, 1501, 15])).tolist() == [1, 0, 0, 2, 1]

@@ -118,7 +118,7 @@ def test_a_weak_teacher_is_refused_with_the_remedy(runs, run):
 
 
 def test_where_there_is_no_synthetic_world_the_message_says_how_to_give_photos(runs):
-    with pytest.raises(ValueError, match="no synthetic cuhk03.*--data cuhk03=FOLDER"): runs.get_run("smoke", "cuhk03")
+    with pytest.raises(ValueError, match="no synthetic folder.*--data folder=FOLDER"): runs.get_run("smoke", "folder")
 
 
 def test_two_processes_ask_at_once_and_get_the_same_run(tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from dgnet.core import to_uint8
 from dgnet.synthetic import (
     PARTS,
+    RENDER_VERSION,
     WORLDS,
     Appearance,
     Structure,
@@ -35,6 +36,17 @@ SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4, test_ima
 CLOTHES = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")
 
 
+MEAN_RGB = {4: {"market": (0.473, 0.441, 0.437), "duke": (0.495, 0.481, 0.489), "msmt17": (0.489, 0.475, 0.464), "cuhk03": (0.415, 0.420, 0.424)}}  # of twelve photos, by RENDER_VERSION
+
+
+def photos_of(root):
+    return sorted(f for f in root.rglob("*") if f.suffix in (".jpg", ".png"))
+
+
+def base_of(world, root):
+    return root.parents[WORLDS[world].folder.count("/")]
+
+
 def shots(world="market", n=8, seed=0):
     return sample_shots(sample_people(world, n, seed), torch.arange(n), torch.arange(n) % WORLDS[world].n_cameras, seed)
 
@@ -42,6 +54,12 @@ def shots(world="market", n=8, seed=0):
 @pytest.fixture(scope="module", params=list(WORLDS))
 def domain(request, tmp_path_factory):
     return request.param, write_domain(request.param, tmp_path_factory.mktemp(request.param), **SIZES)
+
+
+@pytest.mark.parametrize("world", list(WORLDS))
+def test_pixels_move_only_with_the_version(world):
+    mean = render(*shots(world, 12), 64, 32).image.mean((0, 2, 3))
+    assert torch.allclose(mean, torch.tensor(MEAN_RGB[RENDER_VERSION][world]), atol=1e-3), "raise RENDER_VERSION and note the new means: runs are trained on these pixels"
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
@@ -80,7 +98,7 @@ def test_everything_is_finite_and_the_person_fills_the_box(world):
 def test_the_table_gives_the_photos_back(domain):
     world, root = domain
     known = read_factors(root)
-    assert sorted(known.files) == sorted(f.relative_to(root).as_posix() for f in root.rglob("*.jpg"))
+    assert sorted(known.files) == sorted(f.relative_to(root).as_posix() for f in photos_of(root))
     drawn = to_uint8(render(*known.lookup([root / f for f in known.files]), 64, 32).image).permute(0, 2, 3, 1).numpy()
     for file, x in zip(known.files, drawn):
         stored = np.asarray(Image.open(root / file)).astype(float)
@@ -97,6 +115,7 @@ def test_lookup_of_a_stranger_says_so(domain):
 NAMES = {
     "market": r"(bounding_box_train|bounding_box_test|query|gt_bbox|val_query|val_gallery)/(\d{4}|-1)_c[1-6]s\d_\d{6}_\d\d\.jpg",
     "duke": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[1-8]_f\d{7}\.jpg",
+    "cuhk03": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[12]_\d+\.png",
     "msmt17": r"(train|test|val_query|val_gallery)/(\d{4})/\2_\d{3}_(0[1-9]|1[0-5])_\d{4}(morning|noon|afternoon)_\d{4}_\d\.jpg",
 }
 
@@ -104,7 +123,7 @@ NAMES = {
 def test_layout_and_names(domain):
     world, root = domain
     known = read_factors(root)
-    assert root.name == WORLDS[world].folder
+    assert root == base_of(world, root) / WORLDS[world].folder
     assert all(re.fullmatch(NAMES[world], f) for f in known.files)
     for file, pid, camera in zip(known.files, known.ids, known.cameras):
         name = file.split("/")[-1]
@@ -115,6 +134,21 @@ def test_layout_and_names(domain):
     if world == "market":
         assert {"0000", "-1"} <= {f.split("/")[1].split("_")[0] for f in known.files if f.startswith("bounding_box_test")}
         assert {f.split("/")[1] for f in known.files if f.startswith("query/")} <= {f.split("/")[1] for f in known.files if f.startswith("gt_bbox")}
+
+
+def test_cuhk03_is_two_cameras_that_both_see_everybody(domain):
+    world, root = domain
+    if world != "cuhk03":
+        pytest.skip("the others have more cameras")
+    known = read_factors(root)
+    split, people = np.array(known.split), np.array(known.people)
+    assert {s: int((split == s).sum()) for s in set(split)} == {"train": 8 * 4, "query": 6 * 2, "gallery": 6 * 2, "val_query": 4 * 2, "val_gallery": 4 * 2}
+    assert len(photos_of(root)) == len(known.files) == 72 and not list(root.rglob("*.jpg"))
+    assert all(set(known.cameras[people == p]) == {1, 2} for p in set(people))
+    assert all(Image.open(f).size == (32, 64) and Image.open(f).mode == "RGB" for f in photos_of(root))
+    light = [known.structure.gain[torch.from_numpy(known.cameras == c)] for c in (1, 2)]
+    assert light[0].min() > light[1].max() + 0.1, "no photo of one camera is as dark as one of the other"
+    assert len({int(s) for s in known.structure.scene}) == 2
 
 
 def test_msmt17_lists(domain):
@@ -199,13 +233,13 @@ def test_a_print_is_seen_from_its_side_only():
 def test_writing_twice_does_nothing_and_other_content_is_refused(domain, tmp_path):
     world, root = domain
     before = (root / "factors.csv").stat().st_mtime_ns
-    assert write_domain(world, root.parent, **SIZES) == root and (root / "factors.csv").stat().st_mtime_ns == before
+    assert write_domain(world, base_of(world, root), **SIZES) == root and (root / "factors.csv").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="seed is 0, asked 1"):
-        write_domain(world, root.parent, **SIZES, seed=1)
-    (tmp_path / WORLDS[world].folder).mkdir()
+        write_domain(world, base_of(world, root), **SIZES, seed=1)
+    (tmp_path / WORLDS[world].folder).mkdir(parents=True)
     with pytest.raises(FileExistsError, match="not written by write_domain"):
         write_domain(world, tmp_path, **SIZES)
-    with pytest.raises(ValueError, match="market, duke, msmt17"):
+    with pytest.raises(ValueError, match="market, duke, msmt17, cuhk03"):
         write_domain("venus", tmp_path)
 
 
