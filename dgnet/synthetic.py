@@ -1469,7 +1469,6 @@ def write_domain(
     root.mkdir(parents=True, exist_ok=True)
     final = root / WORLDS[world_name].folder
     with FileLock(str(root / f".{final.name}.lock")):
-        final.parent.mkdir(exist_ok=True)  # CUHK03-NP holds a folder of detected boxes
         if not _is_complete(final, about): _build(final, about, device, report)
     return final
 
@@ -1492,7 +1491,7 @@ def _build(final, about, device, report=None):
     "Write beside, then rename: a folder with the final name is always whole."
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    part.mkdir(parents=True)  # CUHK03-NP holds a folder of detected boxes
     ids = {k: about[k] for k in ("n_train_ids", "n_test_ids", "n_val_ids")}
     photos = plan(about["world"], **ids, images_per_id=about["images_per_id"], test_images_per_id=about["test_images_per_id"],
                   seed=about["seed"])
