@@ -16,7 +16,7 @@ from .core import default_device, fast_bfloat16, short_hash
 @dataclass(frozen=True)
 class DataConfig:
     "Which photos, how large, how augmented."
-    dataset: str = "market"      # market, duke, msmt17 (synthetic unless a folder is given), cuhk03, folder
+    dataset: str = "market"      # market, duke, msmt17, cuhk03 (synthetic unless a folder is given), folder
     height: int = 256            # pixels [256]
     width: int = 128             # [128]
     batch: int = 8               # photos x_i in a step; as many x_j, and a positive for each [not in the paper]

@@ -217,8 +217,9 @@ def _write(path: Path, text: str) -> Path:
 def _write_table(stem: Path, table: pd.DataFrame, floats: str) -> list:
     def text(value): return format(value, floats) if isinstance(value, float) else ("–" if value is None else str(value))
     shown = table.map(lambda v: "–" if isinstance(v, float) and np.isnan(v) else text(v))
+    sides = ["right" if pd.api.types.is_numeric_dtype(table[c]) else "left" for c in table]
     return [_write(stem.with_suffix(".csv"), table.to_csv(index=False)),
-            _write(stem.with_suffix(".md"), shown.to_markdown(index=False) + "\n"),
+            _write(stem.with_suffix(".md"), shown.to_markdown(index=False, disable_numparse=True, colalign=sides) + "\n"),
             _write(stem.with_suffix(".tex"), shown.to_latex(index=False, escape=True))]
 
 def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
@@ -279,7 +280,7 @@ def show_artifact(
     path = find_artifact(label, tier, real)
     if path is None: return display(Markdown(f"*No stored `{label}` yet: run `make reproduce`.*"))
     about = json.loads(path.read_text(encoding="utf-8")); p = about["provenance"]
-    facts = [f"tier **{about['tier']}**", p.get("device"), f"{p['seconds']:.0f} s of training" if p.get("seconds") else None, f"code {p['code_version']}"]
+    facts = [f"tier **{about['tier']}**", p.get("device"), f"{p['seconds'] / 60:.0f} min of training" if p.get("seconds") and (p.get("run") or p.get("runs")) else None, f"code {p['code_version']}"]
     display(Markdown(f"**{label}** as stored: " + " · ".join(f for f in facts if f)))
     if path.with_suffix(".png").exists(): display(Image(path.with_suffix(".png")))
     if path.with_suffix(".md").exists(): display(Markdown(path.with_suffix(".md").read_text(encoding="utf-8")))
