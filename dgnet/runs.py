@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['THREE', 'CONTROL', 'NOTEBOOKS', 'TEACHER_STEP', 'STYLE', 'is_real', 'get_data', 'with_source', 'photos', 'rank',
-           'WeakTeacher', 'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'get_run', 'unseen_swaps',
-           'Recipe', 'choose', 'work', 'Job', 'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters',
-           'run_notebook', 'reproduce', 'report_section', 'write_report', 'refresh_readme', 'parse_paths',
-           'reproduce_cli', 'seven_people', 'swap_figure']
+           'WeakTeacher', 'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'get_run', 'Rival',
+           'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_runs', 'Progress', 'notebook_stamp',
+           'check_parameters', 'run_notebook', 'reproduce', 'report_section', 'write_report', 'refresh_readme',
+           'parse_paths', 'reproduce_cli', 'seven_people', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
 import argparse
@@ -36,6 +36,7 @@ from .data import DATASETS, ReidData, Split, load_dataset, load_images, relabel
 from .model import DGNet
 from .quality import SwapTruth, random_pairs, swap_truth
 from .reid import ReidResult, embed, rank_metrics
+from .rivals import Lsgan, PoseGuided, make_rival, read_joints, train_rival
 from .synthetic import RENDER_VERSION, WORLDS, read_factors, write_domain
 from .teacher import make_teacher, teacher_config, train_teacher
 from .train import Clock, TrainState, fit, refresh_batch_norm
@@ -216,6 +217,41 @@ def get_run(
     model = DGNet.load(folder / "model.safetensors", default_device())
     return Run(cfg, data, model, teacher.net, log, folder, facts)
 
+# %% ../nbs/18_runs.ipynb #c8d2ea01
+class Rival(NamedTuple):
+    "A finished rival of DG-Net."
+    config: Config
+    data: ReidData
+    net: Lsgan | PoseGuided  # eval mode
+    folder: Path
+    provenance: dict         # for `save_artifact`
+
+def _train_rival(cfg: Config, data: ReidData, folder: Path, report) -> dict:
+    joints = read_joints(data.root, data.train.paths, cfg.height, cfg.width) if cfg.method == "pose" else None
+    labels, began = torch.from_numpy(relabel(data.train.ids)), time.monotonic()
+    net = train_rival(cfg.method, photos(data.train, cfg), labels, joints, cfg, folder, report, default_device())
+    torch.save(net.state_dict(), folder / "rival.pt")
+    return _finish(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "config": asdict(cfg)})
+
+def get_rival(
+    tier: str = "mini",              # as in `get_run`
+    dataset: str = "market",
+    kind: str = "lsgan",             # lsgan or pose
+    report: Callable[[Clock, dict], None] | None = None,  # told how far it is
+    path: str | Path | None = None,  # folder of the real dataset; only for kind="lsgan", since photographs have no joints
+    **changes,                       # any field of Config
+) -> Rival:
+    "Another generator by its configuration: found, resumed or trained. Raises ValueError for a kind that there is not, and for `pose` on photographs."
+    cfg = make_config(tier, dataset, real=path is not None, **{**changes, "method": kind})
+    net, data = make_rival(kind, cfg), get_data(cfg, path)
+    cfg = with_source(cfg, data, path)
+    folder = LOCAL / "runs" / run_key(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"): about = _done(folder) or _train_rival(cfg, data, folder, report)
+    net.load_state_dict(torch.load(folder / "rival.pt", map_location="cpu", weights_only=True))
+    facts = {"seconds": about["seconds"], "device": about["device"], "dataset": cfg.dataset, "source": cfg.source, "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.rival_iter}
+    return Rival(cfg, data, net.to(default_device(), memory_format=torch.channels_last).eval(), folder, facts)
+
 # %% ../nbs/18_runs.ipynb #7d5d7e6b
 def unseen_swaps(
     run: Run,        # of a synthetic dataset
@@ -241,6 +277,7 @@ NOTEBOOKS = (
     Recipe("fig1_swap_grid", (("market", {}),)),
     Recipe("table3_features", tuple((d, c) for d in THREE for c in ({}, CONTROL))),
     Recipe("table2_fid_ssim", (("market", {}),)),
+    Recipe("fig3_generators", (("market", {}),)),
     Recipe("fig2_dataflow", (("market", {}),)),
     Recipe("tables6_7_8_architecture", ()),
 )
