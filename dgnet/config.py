@@ -107,6 +107,8 @@ class Config(LossConfig):
     teacher_lr: float = 0.05
     teacher_erasing: float = 0.5  # random erasing while the teacher learns
     teacher_gate: float = 0.0    # rank-1 on validation people under which DG-Net training refuses to start
+    method: str = "dgnet"        # dgnet, or another generator: lsgan, pose
+    rival_iter: int = 20_000     # training steps of such a generator
 
 # %% ../nbs/01_config.ipynb #1aa2d560
 RECIPES: dict[str, dict[str, Any]] = {
@@ -120,12 +122,12 @@ TIERS: dict[str, dict[str, Any]] = {
     "smoke": dict(height=64, width=32, batch=4, pad=2, people=8, shots=4, test_people=6, test_shots=4, val_people=4,
                   ea_block="basic", ea_blocks=(1, 1, 1, 1), ea_width=8, ea_init="teacher", embed_dim=16, es_width=4, n_down=1, n_res=1,
                   dilations=(1, 2, 3), mlp_dim=16, d_width=4, d_scales=2, n_iter=10, warm_up=0.3, ramp=0.2, code_ramp=0.2,
-                  merge_passes=True, bn_on_real=True, lr_id=0.01, lr_gen=1e-3, teacher_iter=10, teacher_batch=8),
+                  merge_passes=True, bn_on_real=True, lr_id=0.01, lr_gen=1e-3, teacher_iter=10, teacher_batch=8, rival_iter=4),
     "mini": dict(height=64, width=32, batch=8, pad=3, people=150, shots=8, test_people=150, test_shots=8, val_people=120,
                  ea_block="basic", ea_blocks=(2, 2, 2, 2), ea_width=32, ea_pool=False, ea_init="teacher", embed_dim=128, es_width=4, n_down=1,
                  n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=8, n_iter=1400, warm_up=0.4, decay_at=(0.8, 0.95),
                  teacher_train=False, fine_ramped=False, alpha=0.0, code1_live=True, lam_code1=5.0, code_ramped=False, lam_cyc=0.0,
-                 merge_passes=True, bn_on_real=True, lr_id=0.01, head_lr=5.0, lr_gen=2e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_batch=32, teacher_gate=0.25),
+                 merge_passes=True, bn_on_real=True, lr_id=0.01, head_lr=5.0, lr_gen=2e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_batch=32, teacher_gate=0.25, rival_iter=800),
     "full": dict(people=700, shots=12, test_people=500, val_people=100, merge_passes=True, bn_on_real=True, n_iter=6_000, batch=16, precision="bfloat16", ea_init="teacher",
                  teacher_iter=3_000, lr_gen=2e-4, lr_id=0.005, decay_gen=5e-4),
     "paper": dict(precision="bfloat16", teacher_iter=25_000),
