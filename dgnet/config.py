@@ -138,7 +138,7 @@ TIERS: dict[str, dict[str, Any]] = {
 # %% ../nbs/01_config.ipynb #8de327f0
 SHORTER: dict[tuple[str, str], dict[str, Any]] = {   # mini spends most of its half hour on one world
     ("mini", "duke"): dict(n_iter=400, teacher_iter=1200), ("mini", "msmt17"): dict(n_iter=400, teacher_iter=1200),   # harder worlds: longer lessons
-    ("mini", "cuhk03"): dict(n_iter=400, teacher_iter=1200),
+    ("mini", "cuhk03"): dict(n_iter=400),
 }
 REAL: dict[str, dict[str, Any]] = {   # real sets are ten times larger than the rendered ones: more lessons for the teacher
     "mini": dict(teacher_iter=2400, n_iter=1000),

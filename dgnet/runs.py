@@ -400,7 +400,7 @@ def plan_runs(
     "What is missing for these notebooks, each run once, in the order in which it is needed."
     jobs, seen, taught, begun = [], set(), set(), set()
     for dataset, changes in (r for n in notebooks for r in n.runs):
-        if paths and dataset not in paths: continue
+        if paths and (dataset not in paths or changes.get("method") == "pose"): continue   # photographs have no joints
         cfg = make_config(tier, dataset, real=dataset in paths, **changes)
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
         if run_key(cfg) in seen or _done(LOCAL / "runs" / run_key(cfg)): continue
