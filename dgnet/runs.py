@@ -491,7 +491,7 @@ def run_notebook(
     began = time.monotonic()
     try: papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3", progress_bar=False, cwd=str(ROOT / "nbs"),
                                     extra_arguments=["--IPKernelApp.log_level=ERROR"])
-    except papermill.PapermillExecutionError as e: return f"failed after {time.monotonic() - began:.0f} s with {e.ename}: {e.evalue.strip()[:200]} (see {out})"
+    except papermill.PapermillExecutionError as e: return f"failed after {time.monotonic() - began:.0f} s with {e.ename}: {e.evalue.strip()[:200]} (see local/{out.relative_to(LOCAL).as_posix()})"
     noted.write_text(stamp)
     return f"{time.monotonic() - began:.0f} s"
 
