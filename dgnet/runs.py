@@ -321,13 +321,16 @@ class Recipe(NamedTuple):
     "What a reproduction notebook needs."
     stem: str        # its file name without .ipynb
     runs: tuple      # (dataset, changes) of the runs it asks for
+    real: dict = {}  # changes that it adds for real photos
 
-THREE = ("market", "duke", "msmt17")
-CONTROL, OFFLINE = {"generate": False}, {"offline": True}
+    def needs(self, paths: dict) -> list[tuple]:
+        "Its runs when the datasets in `paths` are real folders: then only those, and no rival that needs joints."
+        return [(d, c | (self.real if d in paths else {})) for d, c in self.runs if not paths or (d in paths and c.get("method") != "pose")]
+
+THREE, CONTROL, OFFLINE = ("market", "duke", "msmt17"), {"generate": False}, {"offline": True}
 ABLATIONS = {"w/o feed": {"feed": False}, "w/o id": {"feed": False, "lam_id": 0.0}}   # Figure 4, as `fig4_ablation_generation` reads it
 RIVALS = tuple(("market", {"method": m}) for m in ("lsgan", "pose"))   # of Figure 3 and Table 2
-ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)   # Figure 8
-OLDER_LABELS = ("lsro", "pseudo", "conditional", "two_label")   # beside Table 4
+ALPHAS, OLDER_LABELS = (0.0, 0.2, 0.4, 0.6, 0.8), ("lsro", "pseudo", "conditional", "two_label")   # Figure 8; beside Table 4
 NOTEBOOKS = (
     Recipe("fig1_swap_grid", (("market", {}),)),
     Recipe("table3_features", (*((d, c) for d in THREE for c in ({}, CONTROL)), ("market", OFFLINE))),
@@ -339,7 +342,7 @@ NOTEBOOKS = (
     Recipe("fig5_interp_appearance", (("market", {}),)),
     Recipe("fig6_three_datasets", tuple((d, {}) for d in THREE)),
     Recipe("fig7_failures", (("market", {}),)),
-    Recipe("fig8_alpha_beta", tuple(("duke", {"alpha": a}) for a in ALPHAS)),
+    Recipe("fig8_alpha_beta", tuple(("duke", {"alpha": a}) for a in ALPHAS), {"hold_out": 100}),
     Recipe("fig9_interp_structure", (("market", {}),)),
     Recipe("table1_code_contents", (("market", {}),)),
     Recipe("table4_market_duke", (("market", {}), ("duke", {}), ("duke", CONTROL), *(("duke", {"soft_label": s}) for s in OLDER_LABELS))),
@@ -399,8 +402,7 @@ def plan_runs(
 ) -> list[Job]:
     "What is missing for these notebooks, each run once, in the order in which it is needed."
     jobs, seen, taught, begun = [], set(), set(), set()
-    for dataset, changes in (r for n in notebooks for r in n.runs):
-        if paths and (dataset not in paths or changes.get("method") == "pose"): continue   # photographs have no joints
+    for dataset, changes in (r for n in notebooks for r in n.needs(paths)):
         cfg = make_config(tier, dataset, real=dataset in paths, **changes)
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
         if run_key(cfg) in seen or _done(LOCAL / "runs" / run_key(cfg)): continue
@@ -463,7 +465,7 @@ def notebook_stamp(
     "A hash of everything a notebook's result depends on: its own cells, the package's code, its runs."
     code = {f.name: short_hash(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "dgnet").glob("*.py"))}
     cells = json.loads((ROOT / "nbs" / f"{recipe.stem}.ipynb").read_text(encoding="utf-8"))["cells"]
-    runs = [run_key(make_config(tier, d, real=d in paths, **c)) for d, c in recipe.runs]
+    runs = [run_key(make_config(tier, d, real=d in paths, **c)) for d, c in recipe.needs(paths)]
     return short_hash([code, ["".join(c["source"]) for c in cells], runs, tier, paths])
 
 def check_parameters(
@@ -506,7 +508,7 @@ def worker() -> None:
     task, out, sys.stdout = json.loads(sys.argv[1]), sys.stdout, sys.stderr
     def tell(**said) -> None: print(json.dumps(said), file=out, flush=True)
     try:
-        if "notebook" in task: return tell(done=run_notebook(Recipe(task["notebook"], task["runs"]), task["tier"], task["paths"], task["force"]))
+        if "notebook" in task: return tell(done=run_notebook(Recipe(task["notebook"], task["runs"], task["real"]), task["tier"], task["paths"], task["force"]))
         cfg = make_config(task["tier"], task["dataset"], real=task["path"] is not None, **task["changes"])
         get_data(cfg, task["path"], lambda done, total: tell(rendered=[task["dataset"], done, total]))
         obtain(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses), task["changes"])
@@ -605,8 +607,8 @@ def reproduce(
     broken = train_all(jobs, tier, min(workers, len(jobs) or 1))
     failed, lost = list(broken.values()), {(j.dataset, short_hash(j.changes)) for j in jobs if run_key(j.config) in broken}
     def execute(n: Recipe) -> None:
-        task = {"notebook": n.stem, "runs": n.runs, "tier": tier, "paths": paths, "force": force}
-        if any((d, short_hash(c)) in lost for d, c in n.runs): said = "left out: a run that it needs failed"
+        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "tier": tier, "paths": paths, "force": force}
+        if any((d, short_hash(c)) in lost for d, c in n.needs(paths)): said = "left out: a run that it needs failed"
         else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
         print(f"{n.stem:28s} {said}", flush=True)

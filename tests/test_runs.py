@@ -174,6 +174,13 @@ def test_one_run_that_fails_does_not_stop_the_others(runs, run, capsys):
     assert runs._done(runs.LOCAL / "runs" / runs.run_key(jobs[1].config))
 
 
+def test_with_real_photos_only_the_folders_runs_are_needed_as_the_notebook_asks_for_them(runs):
+    n = runs.Recipe("a", (("market", {}), ("market", {"method": "pose"}), ("duke", {"alpha": 0.2})), {"hold_out": 100})
+    assert n.needs({}) == list(n.runs) and n.needs({"market": "/x"}) == [("market", {"hold_out": 100})]
+    fig8 = next(r for r in runs.NOTEBOOKS if r.stem.startswith("fig8"))
+    assert all(c["hold_out"] == 100 for _, c in fig8.needs({"duke": "/x"})) and len(fig8.needs({"duke": "/x"})) == 5
+
+
 def test_the_progress_line_counts_down(runs):
     import io
     ten = runs.make_config("smoke", warm_up=0.0)
