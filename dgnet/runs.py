@@ -6,7 +6,7 @@
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
            'RIVAL_STEP', 'WORKERS', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
            'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder', 'fill_store', 'get_run',
-           'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_runs', 'Progress',
+           'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_runs', 'Progress',
            'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side',
            'train_all', 'reproduce', 'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli',
            'seven_people', 'swap_figure']
@@ -35,7 +35,7 @@ from torch import nn
 
 from .appearance import BaselineNet
 from .config import RUN_VERSION, Config, make_config, run_key
-from .core import FIGURES, LOCAL, ROOT, default_device, device_name, normalise, short_hash, to_uint8
+from .core import FIGURES, LOCAL, ROOT, default_device, device_name, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
 from .model import DGNet, config_from_dict
 from .quality import SwapTruth, generate_all, random_pairs, swap_truth
@@ -74,9 +74,10 @@ def with_source(
     data: ReidData,            # what was found in the folder
     path: str | Path | None,   # as in `get_data`
 ) -> Config:
-    "The configuration with a word on where its photos come from: for a real folder, its counts (never its path)."
+    "The configuration with a word on where its photos come from: for a real folder, its counts and a hash of its files' names, labels and sizes (never its path)."
     if not path: return cfg
-    return replace(cfg, source=f"real: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery")
+    rows = [[os.path.relpath(p, data.root), p.stat().st_size, int(i), int(c)] for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)]
+    return replace(cfg, source=f"real: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery (files {short_hash(rows, 8)})")
 
 # %% ../nbs/18_runs.ipynb #62e4e261
 _PHOTOS: dict = {}
@@ -86,7 +87,7 @@ def photos(
     cfg: Config,    # their size
 ) -> torch.Tensor:
     "A split's photos in memory as uint8 `n 3 h w`; read once per process."
-    key = (str(split.paths[0]), split.n, cfg.height, cfg.width)
+    key = (hash(tuple(map(str, split.paths))), cfg.height, cfg.width)
     if key not in _PHOTOS: _PHOTOS[key] = load_images(split, cfg.height, cfg.width)
     return _PHOTOS[key]
 
@@ -123,7 +124,7 @@ def _done(folder: Path) -> dict | None:
 
 def _finish(folder: Path, about: dict) -> dict:
     temporary = folder / "done.json.tmp"
-    temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8"); temporary.replace(folder / "done.json")
+    with writing(folder / "done.json"): temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8"); temporary.replace(folder / "done.json")
     return about
 
 def teacher_folder(cfg: Config) -> Path:
@@ -140,6 +141,7 @@ def get_teacher(
     cfg: Config,
     data: ReidData,
     report: Callable[[Clock, dict], None] | None = None,
+    save_every: float = 60.0,   # seconds between checkpoints
 ) -> Teacher:
     "The teacher of a run, trained if there is none yet; every run with the same data, size and seed shares it."
     part, folder = teacher_config(cfg), teacher_folder(cfg)
@@ -149,8 +151,8 @@ def get_teacher(
         if about is None:
             labels = torch.from_numpy(relabel(data.train.ids))
             began = time.monotonic()
-            net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device())
-            torch.save(net.state_dict(), folder / "teacher.pt")
+            net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device(), save_every=save_every)
+            save_state(net, folder / "teacher.pt")
             val = (data.val_query, data.val_gallery) if data.val_query is not None else (data.query, data.gallery)
             r = rank(net, *val, cfg)["both"]
             about = _finish(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": r.rank1, "mAP": r.mAP,
@@ -193,7 +195,7 @@ def start_folder(cfg: Config) -> Path:
 def _copy_log(source: Path, target: Path) -> None:
     if (source / "log.csv").exists(): shutil.copy(source / "log.csv", target / "log.csv")   # a short first part may have written no row
 
-def _first_part(state: TrainState, *training, folder: Path, report) -> None:
+def _first_part(state: TrainState, *training, folder: Path, report, save_every: float) -> None:
     "Up to the warm-up: trained, and left for others, or taken over from another."
     cfg, start, own = state.cfg, start_folder(state.cfg), folder / "state.pt"
     first = int(cfg.warm_up * cfg.n_iter)
@@ -203,7 +205,7 @@ def _first_part(state: TrainState, *training, folder: Path, report) -> None:
         if _done(start) and not own.exists():
             state.load_state_dict(torch.load(start / "state.pt", map_location="cpu", weights_only=True) | {"key": run_key(cfg)})
             _copy_log(start, folder); save_state(state, own)
-        fit(state, *training, folder, report, stop_at=first)
+        fit(state, *training, folder, report, save_every=save_every, stop_at=first)
         if state.it == first and not _done(start):
             _copy_log(folder, start); save_state(state, start / "state.pt"); _finish(start, {"iterations": first, "config": asdict(cfg), "seconds": state.seconds})
 
@@ -220,15 +222,15 @@ def fill_store(
     return Fed(to_uint8(generate_all(model.generate, images[i], images[j])), y[i], y[j])
 
 # %% ../nbs/18_runs.ipynb #4290acc1
-def _train(cfg: Config, data: ReidData, folder: Path, report) -> None:
+def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float) -> None:
     device = default_device()
-    teacher = get_teacher(cfg, data, report)
-    store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report) / "model.safetensors", device), data, cfg) if cfg.offline else None
+    teacher = get_teacher(cfg, data, report, save_every)
+    store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every) / "model.safetensors", device), data, cfg) if cfg.offline else None
     images, labels = photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device)
     teacher.net.train(cfg.teacher_train)
-    _first_part(state, teacher.net, images, labels, folder=folder, report=report)
-    fit(state, teacher.net, images, labels, folder, report, store=store)
+    _first_part(state, teacher.net, images, labels, folder=folder, report=report, save_every=save_every)
+    fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store)
     teacher.net.eval()
     if cfg.bn_on_real: refresh_batch_norm(state.model.E_a, images, cfg)
     state.model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
@@ -238,12 +240,12 @@ def _train(cfg: Config, data: ReidData, folder: Path, report) -> None:
                      "peak_memory_mb": _peak_memory()})
     (folder / "state.pt").unlink(missing_ok=True)
 
-def _trained(cfg: Config, data: ReidData, report) -> Path:
+def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0) -> Path:
     "The folder of a finished run; trains it if it is not."
     folder = LOCAL / "runs" / run_key(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        if not _done(folder): _train(cfg, data, folder, report)
+        if not _done(folder): _train(cfg, data, folder, report, save_every)
     return folder
 
 # %% ../nbs/18_runs.ipynb #bfaeb76a
@@ -258,8 +260,16 @@ def get_run(
     "A run by its configuration: found, resumed or trained. Safe to call from two processes at once: the second one waits."
     cfg = make_config(tier, dataset, recipe, path is not None, **changes)
     data = get_data(cfg, path)
-    cfg = with_source(cfg, data, path)
-    folder = _trained(cfg, data, report)
+    return run_on(with_source(cfg, data, path), data, report)
+
+def run_on(
+    cfg: Config,      # its `source` names these photos, see `with_source`
+    data: ReidData,
+    report: Callable[[Clock, dict], None] | None = None,
+    save_every: float = 60.0,   # seconds between checkpoints
+) -> Run:
+    "The run of a configuration on photos that are at hand: what `get_run` does once it has found them."
+    folder = _trained(cfg, data, report, save_every)
     about, teacher = _done(folder), get_teacher(cfg, data)
     log = pd.read_csv(folder / "log.csv")
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
@@ -281,7 +291,7 @@ def _train_rival(cfg: Config, data: ReidData, folder: Path, report) -> dict:
     joints = read_joints(data.root, data.train.paths, cfg.height, cfg.width) if cfg.method == "pose" else None
     labels, began = torch.from_numpy(relabel(data.train.ids)), time.monotonic()
     net = train_rival(cfg.method, photos(data.train, cfg), labels, joints, cfg, folder, report, default_device())
-    torch.save(net.state_dict(), folder / "rival.pt")
+    save_state(net, folder / "rival.pt")
     return _finish(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "config": asdict(cfg)})
 
 def get_rival(
