@@ -6,10 +6,10 @@
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
            'RIVAL_STEP', 'WORKERS', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
            'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder', 'fill_store', 'get_run',
-           'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_runs', 'Progress',
-           'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side',
-           'train_all', 'reproduce', 'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli',
-           'seven_people', 'swap_figure']
+           'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs',
+           'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker',
+           'side_by_side', 'train_all', 'reproduce', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
+           'reproduce_cli', 'seven_people', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
 import argparse
@@ -120,7 +120,8 @@ def check_teacher(
 # %% ../nbs/18_runs.ipynb #673462c5
 def _done(folder: Path) -> dict | None:
     path = folder / "done.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try: return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as e: raise ValueError(f"{path}: not readable ({e}). Delete that folder, and the run is trained again") from None
 
 def _finish(folder: Path, about: dict) -> dict:
     temporary = folder / "done.json.tmp"
@@ -405,6 +406,19 @@ class Job(NamedTuple):
     def cost(self) -> float: return TEACHER_STEP * self.teacher + self.spent(self.config.n_iter if self.config.method == "dgnet" else self.config.rival_iter)
 
 # %% ../nbs/18_runs.ipynb #584edf45
+def plan_one(
+    cfg: Config,
+    changes: dict = {},          # what the run is called by
+    path: str | None = None,     # of the real dataset
+    taught: set | tuple = (),    # folders of teachers that an earlier job trains
+    begun: set | tuple = (),     # and of beginnings
+) -> Job:
+    "A run as a job: without the teacher and the beginning that are there, or that an earlier job makes."
+    teacher, start, ours = teacher_folder(cfg), start_folder(cfg), cfg.method == "dgnet"
+    taken_over = ours and cfg.generate and not cfg.offline and (start in begun or _done(start) is not None)
+    lessons = 0 if not ours or teacher in taught or _done(teacher) else cfg.teacher_iter
+    return Job(cfg.dataset, changes, cfg, lessons, int(cfg.warm_up * cfg.n_iter) if taken_over else 0, path)
+
 def plan_runs(
     notebooks: list[Recipe],  # from `choose`
     tier: str,
@@ -417,12 +431,8 @@ def plan_runs(
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
         if run_key(cfg) in seen or _done(LOCAL / "runs" / run_key(cfg)): continue
         seen.add(run_key(cfg))
-        teacher, start = teacher_folder(cfg), start_folder(cfg)
-        ours = cfg.method == "dgnet"
-        taken_over = ours and cfg.generate and not cfg.offline and (start in begun or _done(start) is not None)
-        lessons = 0 if not ours or teacher in taught or _done(teacher) else cfg.teacher_iter
-        jobs.append(Job(dataset, changes, cfg, lessons, int(cfg.warm_up * cfg.n_iter) if taken_over else 0, paths.get(dataset)))
-        if ours: taught.add(teacher); begun.add(start)
+        jobs.append(plan_one(cfg, changes, paths.get(dataset), taught, begun))
+        if cfg.method == "dgnet": taught.add(teacher_folder(cfg)); begun.add(start_folder(cfg))
     return jobs
 
 # %% ../nbs/18_runs.ipynb #ba041824
@@ -523,7 +533,7 @@ def worker() -> None:
         get_data(cfg, task["path"], lambda done, total: tell(rendered=[task["dataset"], done, total]))
         obtain(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses), task["changes"])
         tell(done="trained")
-    except (WeakTeacher, FloatingPointError, ValueError, FileNotFoundError) as e: tell(failed=str(e))
+    except (WeakTeacher, FloatingPointError, ValueError, OSError) as e: tell(failed=str(e))
 
 # %% ../nbs/18_runs.ipynb #33590e36
 WORKERS: set[subprocess.Popen] = set()   # those at work
@@ -590,7 +600,7 @@ def train_all(
             else:
                 get_data(job.config, job.path, partial(progress.rendering, job.dataset))
                 obtain(tier, job.dataset, job.path, partial(progress.report, k), job.changes)
-        except (WeakTeacher, FloatingPointError, ValueError, RuntimeError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
+        except (WeakTeacher, FloatingPointError, ValueError, RuntimeError, OSError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
         progress.finish(k)
     def apart(a: int, b: int) -> bool: return any(not _done(f) for f in _makes(jobs[a]) & (_makes(jobs[b]) | {LOCAL / "runs" / run_key(jobs[b].config)}))
     order = sorted(range(len(jobs)), key=lambda k: -jobs[k].cost) if workers > 1 else list(range(len(jobs)))
@@ -691,12 +701,13 @@ def reproduce_cli(
     parser.add_argument("--dry-run", action="store_true", help="which runs would be trained, and for about how long; runs nothing")
     a = parser.parse_args(args)
     try:
+        if a.workers is not None and a.workers < 1: raise ValueError(f"--workers {a.workers}: give 1 or more")
         if a.list: print(stored(a.tier, choose(a.only, a.skip), parse_paths(a.data)).to_string(index=False))
         elif a.dry_run: print(forecast(plan_runs(choose(a.only, a.skip), a.tier, parse_paths(a.data)), a.tier))
         elif failed := reproduce(a.tier, a.only, parse_paths(a.data), a.force, a.skip, a.all, a.workers):
             print("failed:", *failed, sep="\n  ", file=sys.stderr)
             return 1
-    except (ValueError, FileNotFoundError, WeakTeacher, FloatingPointError) as e:
+    except (ValueError, OSError, WeakTeacher, FloatingPointError) as e:
         print(f"dgnet_reproduce: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
