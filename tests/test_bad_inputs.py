@@ -104,3 +104,134 @@ REPRODUCE = [
     Case("reproduce", "--workers 0 --dry-run", ("--workers 0", "1 or more")),
     Case("reproduce", "--tier huge", ("--tier", "invalid choice")),
 ]
+
+
+class Malice:
+    "Unpickling it writes a file: code in a checkpoint."
+    def __init__(self, target): self.target = target
+    def __reduce__(self): return (Path.touch, (Path(self.target),))
+
+
+def photo(path: Path, size=(32, 64), noise=60) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, noise).convert("RGB").save(path)
+    return path
+
+
+def csvs(folder: Path) -> None:
+    for n in "abcd": photo(folder / f"{n}.jpg")
+    def say(name, text, encoding="utf-8"): (folder / name).write_text(text, encoding=encoding)
+    say("empty.csv", "")
+    say("no_id.csv", "path,camera,split\na.jpg,1,train\n")
+    say("header_only.csv", "path,id,camera,split\n")
+    say("bad_split.csv", "path,id,camera,split\na.jpg,1,1,tarin\nb.jpg,2,1,train\n")
+    say("bad_camera.csv", "path,id,camera,split\na.jpg,1,left,train\nb.jpg,2,1,train\n")
+    say("no_photo.csv", "path,id,camera,split\na.jpg,1,1,train\ngone.jpg,2,1,train\n")
+    say("twice.csv", "path,id,camera,split\na.jpg,1,1,train\na.jpg,2,1,train\n")
+    say("latin1.csv", "path,id,camera,split\na.jpg,Jörg,1,train\nb.jpg,2,1,train\n", "latin-1")
+    say("ragged.csv", "path,id,camera,split\na.jpg,1,1,train,more,and more\nb.jpg,2,1,train\n")
+    say("no_train.csv", "path,id,camera,split\na.jpg,1,1,query\nb.jpg,1,2,gallery\n")
+
+
+def checkpoints(folder: Path, model: Path) -> None:
+    folder.mkdir()
+    whole = model.read_bytes()
+    (folder / "model.safetensors").write_bytes(whole)
+    (folder / "cut.safetensors").write_bytes(whole[:len(whole) // 2])
+    (folder / "garbage.safetensors").write_bytes(os.urandom(999))
+    (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "text.safetensors").write_text("a model, honestly")
+    save_file({"w": torch.zeros(3)}, folder / "stranger.safetensors")
+    damaged = bytearray(whole); damaged[-5] ^= 255
+    (folder / "damaged.safetensors").write_bytes(damaged)
+    n, = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8:8 + n]); about = json.loads(header["__metadata__"]["dgnet"])
+    about["config"]["flux_capacitor"] = 1
+    save_file(load_file(model), folder / "newer.safetensors", {"dgnet": json.dumps(about)})
+    torch.save({"a": torch.zeros(3)}, folder / "official.pt")
+    (folder / "malice.pt").write_bytes(pickle.dumps(Malice(folder / "it ran")))
+    (folder / "malice.safetensors").write_bytes(pickle.dumps(Malice(folder / "it ran")))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A folder of bad things beside a few good ones."
+    from dgnet.config import make_config
+    from dgnet.model import DGNet
+    from dgnet.synthetic import write_domain
+    d = tmp_path_factory.mktemp("bad things")
+    write_domain("market", d / "good", n_train_ids=4, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=64, width=32)
+    for f in ("factors.csv", "joints.csv", "synthetic.json"): (d / "good" / f).unlink(missing_ok=True)   # photos of somebody, not a rendered world
+    (d / "empty_folder").mkdir()
+    (d / "letters").mkdir(); (d / "letters" / "letter.txt").write_text("dear all")
+    (d / "archive.zip").write_bytes(b"PK\3\4 and so on")
+    shutil.copytree(d / "good" / "bounding_box_train", d / "half_market" / "bounding_box_train")
+    for k in "ab": shutil.copytree(d / "good", d / "two_sets" / k)
+    (d / "lists" / "train").mkdir(parents=True); (d / "lists" / "test").mkdir()
+    for n in ("train", "query", "gallery"): (d / "lists" / f"list_{n}.txt").write_text("0000/0000_000_01_0303morning_0015_0.jpg 0\n")
+    for f in ("bounding_box_train", "query", "bounding_box_test"): photo(d / "strange_names" / f / "holiday.jpg")
+    for n in range(3): photo(d / "one_person" / "me" / f"{n}.png")
+    for p in ("me", "you"):
+        for n in range(3): photo(d / "two_people" / p / f"{n}.png")
+    for f in ("folder", "broken"):
+        for p in range(6):
+            for n in range(3): photo(d / f / f"person {p}" / f"{n}.png")
+    whole = photo(d / "whole.png").read_bytes()
+    (d / "broken" / "person 1" / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (d / "broken" / "person 2" / "words.png").write_text("no photo at all")
+    (d / "broken" / "person 2" / "empty.png").write_bytes(b"")
+    for p in ("a", "b", "c"):
+        (d / "all_broken" / p).mkdir(parents=True)
+        for n in range(3): (d / "all_broken" / p / f"{n}.png").write_bytes(b"nothing")
+    (d / "csv").mkdir(); csvs(d / "csv")
+    (d / "words.jpg").write_text("no photo at all"); (d / "cut.png").write_bytes(whole[:len(whole) // 2]); (d / "empty.jpg").write_bytes(b"")
+    (d / "flat").mkdir(); photo(d / "flat" / "one.jpg"); photo(d / "flat" / "two.jpg")
+    torch.manual_seed(0)
+    checkpoints(d / "models", DGNet(make_config("smoke"), 4).eval().save(d / "model.safetensors"))
+    return d
+
+
+def state(d: Path) -> dict: return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(d.rglob("*")) if p.is_file()} | {p: None for p in d.rglob("*") if p.is_dir()}
+
+
+def command(name: str):
+    import dgnet.check, dgnet.generate, dgnet.own, dgnet.rank, dgnet.runs
+    return {"data": dgnet.check.data_cli, "train": dgnet.own.train_cli, "reproduce": dgnet.runs.reproduce_cli, "generate": dgnet.generate.generate_cli, "rank": dgnet.rank.rank_cli}[name]
+
+
+def arguments(case: Case, place: Path) -> list: return [a.replace("~", " ").replace("{d}", str(place)).replace("{m}", str(place / "models")) for a in case.args.split()]
+
+
+CORPUS = DATA + CSVS + TRAIN + GENERATE + RANK + REPRODUCE
+
+
+def test_there_are_enough_and_each_is_another():
+    assert len(CORPUS) >= 60 and len({(c.command, c.args) for c in CORPUS}) == len(CORPUS)
+
+
+@pytest.mark.parametrize("case", CORPUS, ids=lambda c: f"{c.command} {c.args}"[:90])
+def test_a_bad_input_gets_one_message_and_changes_nothing(place, case, capsys, monkeypatch, tmp_path):
+    import dgnet.own, dgnet.runs
+    for module in (dgnet.own, dgnet.runs): monkeypatch.setattr(module, "LOCAL", tmp_path / "local")
+    monkeypatch.chdir(tmp_path); before = state(place)
+    try: code = command(case.command)(arguments(case, place))
+    except SystemExit as e: code = e.code   # the parser's own refusals
+    said = capsys.readouterr().err
+    assert code not in (0, None), "an exit code that is not 0"
+    for words in case.says: assert words.replace("{d}", str(place)) in said, f"{words!r} is missing in: {said}"
+    assert "Traceback" not in said and ("usage:" in said or len(said.strip().splitlines()) == 1), f"one message: {said}"
+    assert "usage:" in said or said.startswith(f"dgnet_{case.command}: ")
+    assert state(place) == before, "nothing on disk has changed"
+    made = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not made, f"and nothing was made: {made}"
+
+
+def test_no_code_of_a_checkpoint_ran(place): assert not (place / "models" / "it ran").exists()
+
+
+@pytest.mark.parametrize("case", [DATA[0], CSVS[5], TRAIN[6], GENERATE[0], RANK[0]], ids=lambda c: c.command)
+def test_as_a_process_too(place, case):
+    module, function = {"data": ("check", "data_cli"), "train": ("own", "train_cli"), "generate": ("generate", "generate_cli"), "rank": ("rank", "rank_cli")}[case.command]
+    p = subprocess.run([sys.executable, "-c", f"import sys; from dgnet.{module} import {function}; sys.exit({function}())", *arguments(case, place)],
+                       env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}, capture_output=True, text=True)
+    assert p.returncode not in (0, None) and "Traceback" not in p.stderr and all(w in p.stderr for w in case.says)
