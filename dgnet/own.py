@@ -181,7 +181,7 @@ def _pages(run: Run, found: DataReport, marks: pd.DataFrame, pictures: dict[str,
               ("Data", "data", "The photos", html_table(found.table.to_dict("records"), f"What lies in the folder: {found.verdict}"))]
     return [Part(group, anchor, "", title, "", content) for group, anchor, title, content in parts]
 
-# %% ../nbs/22_own.ipynb #7dcd3f27
+# %% ../nbs/22_own.ipynb #01fc7ac8
 def write_own(
     run: Run,
     found: DataReport,       # of its photos
@@ -195,7 +195,7 @@ def write_own(
         with writing(pictures[stem]): fig.savefig(pictures[stem], metadata={"Software": None})
         plt.close(fig)
     about = {"run": run.provenance["run"], "marks": marks.to_dict("records"), "measured on": [s.name for s in measured_on(run.data)], "photos": {s.name: [s.n, len(s.people)] for s in run.data.splits},
-             "left out": [str(b) for b in left_out], "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(), "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
+             "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out], "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(), "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
     with writing(folder):
         for name in ("model.safetensors", "log.csv"):
             shutil.copy(run.folder / name, folder / f"{name}.tmp"); (folder / f"{name}.tmp").replace(folder / name)
@@ -203,7 +203,7 @@ def write_own(
         (folder / "metrics.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
     return OwnRun(run, folder, marks)
 
-# %% ../nbs/22_own.ipynb #a0901321
+# %% ../nbs/22_own.ipynb #8ded2442
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
     tier: str = "mini",             # smoke, mini, full or paper
@@ -221,11 +221,11 @@ def train_own(
 ) -> OwnRun:
     "Look, set aside, train the teacher, examine it, train, measure, write. Raises ValueError or OSError, naming file and remedy, before anything is trained."
     path = Path(path).expanduser()
-    make_config(tier, "folder", recipe, True, **changes)   # a wrong field is said before a long look at the photos
+    size = make_config(tier, "folder", recipe, True, **changes)   # a wrong field is said before a long look at the photos
     found = check_dataset(path, name, own, report=looking, pattern=pattern)
     refuse_unfit(found, skip_broken)
     data, left_out = load_dataset(name, path, pattern=pattern), []
-    if any(k in UNREADABLE for k in found.kinds("stop")): data, left_out = without_broken(data)
+    if any(k in UNREADABLE for k in found.kinds("stop")): data, left_out = without_broken(data, size.height, size.width)
     held = set_aside(data, hold_out)
     cfg = with_source(make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held.n_ids), held, path)
     folder = output_folder(out, path, run_key(cfg))

@@ -35,7 +35,7 @@ from torch import nn
 
 from .appearance import BaselineNet
 from .config import RUN_VERSION, Config, make_config, run_key
-from .core import FIGURES, LOCAL, ROOT, default_device, device_name, normalise, short_hash, to_uint8, writing
+from .core import FIGURES, LOCAL, ROOT, artifact_folder, default_device, device_name, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
 from .model import DGNet, config_from_dict
 from .quality import SwapTruth, generate_all, random_pairs, swap_truth
@@ -509,7 +509,9 @@ def run_notebook(
     out = LOCAL / "executed" / (tier + ("-real" if paths else "")) / source.name
     out.parent.mkdir(parents=True, exist_ok=True)
     stamp, noted = notebook_stamp(recipe, tier, paths), out.with_suffix(".stamp")
-    if not force and noted.exists() and noted.read_text() == stamp: return "nothing changed"
+    made = artifact_folder(tier, bool(paths)) if tagged else None
+    there = made is None or (made / f"{recipe.stem}.json").exists()   # whoever deletes figures/ wants them made again
+    if not force and there and noted.exists() and noted.read_text() == stamp: return "nothing changed"
     began = time.monotonic()
     try: papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3", progress_bar=False, cwd=str(ROOT / "nbs"),
                                     extra_arguments=["--IPKernelApp.log_level=ERROR"])
