@@ -321,7 +321,7 @@ def read_csv(
     if missing:
         raise FileNotFoundError(f"{path}, line {missing[0].line}: there is no photo {missing[0].path}, nor those of {len(missing) - 1} other lines. Write paths as they are seen from the folder {root}, or in full, with / between folders")
     if not found["train"]: raise ValueError(f"{path}: {len(rows)} photos, none of them in the split train, so there is nobody to learn from. Write train in the column split of some")
-    split = {s: make_split(*zip(*sorted(photos)), s) if photos else None for s, photos in found.items()}
+    split = {s: make_split(*map(list, zip(*sorted(photos))), s) if photos else None for s, photos in found.items()}
     for s in ("query", "gallery"): split[s] = split[s] or make_split([], [], s)
     return ReidData(name, root, **split)
 
