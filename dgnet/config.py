@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'TIERS', 'SHORTER', 'REAL', 'CHOICES', 'SHARES', 'AT_LEAST', 'RUN_VERSION', 'DataConfig', 'NetworkConfig',
-           'LossConfig', 'Config', 'check_config', 'make_config', 'run_key']
+           'LossConfig', 'Config', 'value_fault', 'check_config', 'make_config', 'run_key']
 
 # %% ../nbs/01_config.ipynb #6df31d38
 import math
@@ -156,8 +156,12 @@ AT_LEAST: dict[str, int] = {   # whole numbers; all others from 0 on
     "embed_dim": 1, "es_width": 1, "mlp_dim": 1, "d_width": 1, "d_scales": 1,
 }
 
-def _wrong(name: str, value, default) -> str | None:
-    "What is wrong with a field, in words."
+def value_fault(
+    name: str,  # of a field
+    value,      # for it
+) -> str | None:
+    "What the value of a field must be, in words, when it is not; else None."
+    default = getattr(Config(), name)
     if name in CHOICES: return None if value in CHOICES[name] else f"one of {', '.join(CHOICES[name])}"
     if isinstance(default, bool): return None if isinstance(value, bool) else "true or false"
     if isinstance(default, (str, tuple)): return None if isinstance(value, type(default)) else "a word" if isinstance(default, str) else "several numbers"
@@ -172,7 +176,7 @@ def check_config(
 ) -> Config:
     "The configuration itself. Raises ValueError, naming the field, its value and what it may be."
     for f in fields(Config):
-        if wrong := _wrong(f.name, getattr(cfg, f.name), f.default): raise ValueError(f"{f.name}={getattr(cfg, f.name)!r}: must be {wrong}")
+        if wrong := value_fault(f.name, getattr(cfg, f.name)): raise ValueError(f"{f.name}={getattr(cfg, f.name)!r}: must be {wrong}")
     step = 2 ** cfg.n_down
     for name in ("height", "width"):
         if getattr(cfg, name) % step: raise ValueError(f"{name}={getattr(cfg, name)}: must be a multiple of {step}, since E_s halves it {cfg.n_down} times and G doubles it again")

@@ -7,7 +7,7 @@ __all__ = ['UNREADABLE', 'CURVES', 'KNOWN', 'refuse_unfit', 'is_measurable', 'se
            'marks_of', 'loss_figure', 'own_swaps', 'own_lists', 'OwnRun', 'write_own', 'train_own', 'parse_changes',
            'train_cli']
 
-# %% ../nbs/22_own.ipynb #52e76808
+# %% ../nbs/22_own.ipynb #3c0de97f
 import argparse
 import html
 import json
@@ -30,11 +30,11 @@ import pandas as pd
 import torch
 
 from .check import KINDS, DataReport, check_dataset
-from .config import Config, make_config, run_key
+from .config import Config, make_config, run_key, value_fault
 from .core import LOCAL, PALETTE, code_version, denormalise, from_uint8, normalise, package_versions, set_style, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, without_broken
 from .model import DGNet
-from .reid import embed, ranked_list, show_ranked_list
+from .reid import Embeddings, check_labels, embed, ranked_list, show_ranked_list
 from .report import Part, html_table, picture_html, report_page
 from .runs import Job, Progress, Run, WeakTeacher, photos, plan_one, rank, run_on, swap_figure, with_source
 from .teacher import Clock
@@ -110,7 +110,7 @@ def marks_of(
     found |= {"f_prim": ours["prim"], "f_fine": ours["fine"], "f_prim, f_fine": ours["both"]}
     return pd.DataFrame([{"feature": k, "R@1": 100 * r.rank1, "R@5": 100 * r.rank5, "R@10": 100 * r.rank10, "mAP": 100 * r.mAP, "protocol": r.protocol} for k, r in found.items()])
 
-# %% ../nbs/22_own.ipynb #ffba4797
+# %% ../nbs/22_own.ipynb #e1658aff
 CURVES = (("img1", "adv", "d"), ("id_s", "id_c", "prim", "fine"))
 
 def loss_figure(
@@ -120,7 +120,7 @@ def loss_figure(
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.2))
     for ax, names, title in zip(axes, CURVES, ("of the pictures", "of the identities")):
         for name in names:
-            if name in log and log[name].notna().any(): ax.plot(log["it"], log[name].rolling(5, min_periods=1).mean(), label=name)
+            if name in log and log[name].notna().any(): ax.plot(log["it"], log[name].rolling(5, min_periods=1).mean(), label=name, marker="." if len(log) < 20 else None)
         ax.set(xlabel="iteration", title=title); ax.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("loss, both directions")
     fig.tight_layout()
@@ -154,18 +154,19 @@ def own_lists(
     q, g = (embed(run.model.E_a, x, s, flip=run.config.flip_test) for x, s in zip(images, (query, gallery)))
     return show_ranked_list(*images, ranked_list(q, g, min(10, gallery.n), beta=run.config.beta, beta_on=run.config.beta_on), _faces(query, n).tolist())
 
-# %% ../nbs/22_own.ipynb #aed97fcf
+# %% ../nbs/22_own.ipynb #4aa2150c
 class OwnRun(NamedTuple):
     "What `train_own` leaves."
     run: Run
     folder: Path          # with model.safetensors, metrics.json, log.csv, report.html and three pictures
     marks: pd.DataFrame   # from `marks_of`
+    notes: list           # of str: what was warned of
 
-def _intro(run: Run, found: DataReport, left_out: list) -> str:
+def _intro(run: Run, found: DataReport, left_out: list, notes: list) -> str:
     q, g = measured_on(run.data)
     facts = [f"{run.data.train.n:,} photos of {run.data.n_ids:,} people were learnt from; the marks are of {len(q.people):,} others, {q.n:,} queries in {g.n:,} photos."]
     if run.data.query is not q: facts.append("They were set aside before training, since the dataset has no test people.")
-    if (np.concatenate([q.cams, g.cams]) < 0).all(): facts.append("No camera is known, so every other photo of the person counts as a match: easier than the protocol of the papers.")
+    facts += [html.escape(n[0].upper() + n[1:]) + "." for n in notes]
     if run.config.tier == "smoke": facts.append("Tier smoke proves that the code runs, and nothing else.")
     if left_out: facts.append(f"{len(left_out)} photos could not be read and were left out; metrics.json names them.")
     if found.card.real: facts.append("<strong>This page shows photographs of people. It is meant for this machine: pass it on only as those in the photographs allow.</strong>")
@@ -181,12 +182,13 @@ def _pages(run: Run, found: DataReport, marks: pd.DataFrame, pictures: dict[str,
               ("Data", "data", "The photos", html_table(found.table.to_dict("records"), f"What lies in the folder: {found.verdict}"))]
     return [Part(group, anchor, "", title, "", content) for group, anchor, title, content in parts]
 
-# %% ../nbs/22_own.ipynb #01fc7ac8
+# %% ../nbs/22_own.ipynb #85a81d09
 def write_own(
     run: Run,
     found: DataReport,       # of its photos
     left_out: list,          # photos that could not be read, with reasons
     folder: Path,            # from `output_folder`
+    notes: list = [],        # of str: what was warned of
 ) -> OwnRun:
     "Model, log, marks, pictures and page; a kill in the middle leaves nothing that the same command does not put right."
     marks, pictures = marks_of(run), {}
@@ -195,15 +197,15 @@ def write_own(
         with writing(pictures[stem]): fig.savefig(pictures[stem], metadata={"Software": None})
         plt.close(fig)
     about = {"run": run.provenance["run"], "marks": marks.to_dict("records"), "measured on": [s.name for s in measured_on(run.data)], "photos": {s.name: [s.n, len(s.people)] for s in run.data.splits},
-             "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out], "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(), "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
+             "notes": notes, "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out], "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(), "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
     with writing(folder):
         for name in ("model.safetensors", "log.csv"):
             shutil.copy(run.folder / name, folder / f"{name}.tmp"); (folder / f"{name}.tmp").replace(folder / name)
-        (folder / "report.html").write_text(report_page(_pages(run, found, marks, pictures), "DG-Net, trained", _intro(run, found, left_out)), encoding="utf-8")
+        (folder / "report.html").write_text(report_page(_pages(run, found, marks, pictures), "DG-Net, trained", _intro(run, found, left_out, notes)), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
-    return OwnRun(run, folder, marks)
+    return OwnRun(run, folder, marks, notes)
 
-# %% ../nbs/22_own.ipynb #8ded2442
+# %% ../nbs/22_own.ipynb #8183d4c4
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
     tier: str = "mini",             # smoke, mini, full or paper
@@ -229,10 +231,15 @@ def train_own(
     held = set_aside(data, hold_out)
     cfg = with_source(make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held.n_ids), held, path)
     folder = output_folder(out, path, run_key(cfg))
-    run = run_on(cfg, held, report and partial(report, cfg), save_every)
-    return write_own(run, found, left_out, folder)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        run = run_on(cfg, held, report and partial(report, cfg), save_every)
+        query, gallery = measured_on(held)
+        check_labels(*(Embeddings(torch.empty(s.n, 1), None, torch.from_numpy(s.ids), torch.from_numpy(s.cams)) for s in (query, gallery)))   # also when the run was there already
+    notes = sorted({str(w.message) for w in heard if Path(w.filename).parent.name == "dgnet"})
+    return write_own(run, found, left_out, folder, notes)
 
-# %% ../nbs/22_own.ipynb #f4ecb28a
+# %% ../nbs/22_own.ipynb #ad59e075
 KNOWN = ("dataset", "tier", "recipe", "source", "hold_out", "people", "shots", "test_shots", "test_people", "val_people", "method", "rival_iter", "offline")   # not for --set
 
 def parse_changes(
@@ -246,9 +253,11 @@ def parse_changes(
         try: found[name] = text if isinstance(kinds[name], str) else json.loads(text.lower() if isinstance(kinds[name], bool) else f"[{text}]" if isinstance(kinds[name], tuple) else text)
         except ValueError: raise ValueError(f"--set {pair}: {text!r} is no value for {name}, which is {kinds[name]!r} by default") from None
         if isinstance(kinds[name], tuple): found[name] = tuple(found[name])
+        if isinstance(kinds[name], float) and type(found[name]) is int: found[name] = float(found[name])
+        if wrong := value_fault(name, found[name]): raise ValueError(f"--set {pair}: must be {wrong}")
     return found
 
-# %% ../nbs/22_own.ipynb #3c503f6c
+# %% ../nbs/22_own.ipynb #ab17b5ef
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dgnet_train", description="From a folder of photos to a model and a page: teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
     parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
@@ -265,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 def _say(done: OwnRun, path: str) -> None:
+    for note in done.notes: print(f"note: {note}", file=sys.stderr)
     model = done.folder / "model.safetensors"
     print(done.marks.to_string(index=False, float_format="{:.1f}".format))
     print(f"model: {model}\npage:  {done.folder / 'report.html'}\nnow try:\n  dgnet_generate --model '{model}' …\n  dgnet_rank --model '{model}' --gallery '{path}' PHOTO")

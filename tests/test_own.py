@@ -66,7 +66,7 @@ def test_the_page_needs_nothing_else_and_says_whose_pictures_it_shows(O, folder,
     page = (done.folder / "report.html").read_text(encoding="utf-8")
     import re
     assert not re.search(r"<(link|iframe|object|script src)|src='(?!data:)", page) and page.count("<img") == 3
-    for words in ("photographs of people", "set aside before training", "No camera is known", "Tier smoke"): assert words in page
+    for words in ("photographs of people", "set aside before training", "No camera labels", "Tier smoke"): assert words in page
     assert str(tmp_path) not in page and str(folder.parent) not in page, "no path of this machine"
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-c", "import sys; from dgnet.own import train_cli; sys.exit(train_cli())"]
-SIZE = ["--tier", "smoke", "--save-every", "0", "--hold-out", "2", "--set", "n_iter=60", "teacher_iter=40"]   # a checkpoint after every iteration
+SIZE = ["--tier", "smoke", "--save-every", "0", "--hold-out", "2", "--set", "n_iter=30", "teacher_iter=20"]   # a checkpoint after every iteration
 
 
 class End(NamedTuple):
