@@ -7,7 +7,7 @@ __all__ = ['Photo', 'MOST', 'photo_size', 'Coder', 'paint', 'paint_grid', 'walk'
            'Source', 'open_source', 'draw_pairs', 'SetPlan', 'plan_set', 'made_by', 'save_picture', 'set_card',
            'manifest_text', 'SetReport', 'generate_set', 'generate_cli']
 
-# %% ../nbs/20_generate.ipynb #cf187757
+# %% ../nbs/20_generate.ipynb #90a8cb56
 import argparse
 import csv
 import hashlib
@@ -31,19 +31,19 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from . import __version__
 from .check import CARDS, Card, card_of, decode_all
 from .core import default_device, denormalise, from_uint8, to_uint8
-from .data import IMAGE_SUFFIXES, Label, Split, is_photo, list_photos, load_dataset, make_split, parse_name, read_image
+from .data import IMAGE_SUFFIXES, Label, Split, is_photo, list_photos, load_dataset, make_split, parse_name, read_image, to_rgb
 from .model import DGNet, content_hash, evaluating
 from .quality import Pairs
 from .synthetic import WORLDS, write_domain
 
-# %% ../nbs/20_generate.ipynb #0e415691
+# %% ../nbs/20_generate.ipynb #354d7cc1
 Photo = str | Path | Image.Image | Tensor   # a file, a PIL image, or RGB uint8 "3 h w"
 
 def _file(path: str | Path) -> Path:
@@ -54,20 +54,16 @@ def _file(path: str | Path) -> Path:
 
 def _pixels(photo: Photo, height: int, width: int) -> np.ndarray:
     if isinstance(photo, (str, Path)): return read_image(_file(photo), height, width)
-    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else ImageOps.exif_transpose(photo)
-    with tempfile.TemporaryDirectory() as folder:   # through a file, so that there is one way of reading
-        image.save(file := Path(folder) / "photo.tiff")
-        return read_image(file, height, width)
+    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else to_rgb(photo)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 def photo_size(
     photo: Photo,  # any
 ) -> tuple[int, int]:
     "Height and width in pixels as the photo is meant to be seen; a camera's EXIF note may turn it by a quarter."
     if isinstance(photo, Tensor): return tuple(photo.shape[-2:])
-    if isinstance(photo, Image.Image): width, height, turned = *photo.size, photo.getexif().get(274) in (5, 6, 7, 8)
-    else:
-        with Image.open(_file(photo)) as im: width, height, turned = *im.size, im.getexif().get(274) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+    if isinstance(photo, Image.Image): return to_rgb(photo).size[::-1]
+    with Image.open(_file(photo)) as image: return to_rgb(image).size[::-1]
 
 # %% ../nbs/20_generate.ipynb #a77393d5
 class Coder(NamedTuple):
@@ -231,7 +227,7 @@ def open_painter(
         raise ValueError(f"{path}: its header and its weights do not belong together ({type(e).__name__}). Copy or save it again") from e
     return Painter(model, content_hash(model.state_dict()), batch)
 
-# %% ../nbs/20_generate.ipynb #bc5eb718
+# %% ../nbs/20_generate.ipynb #dc4482d2
 class Source(NamedTuple):
     "The photos that a set is made of."
     root: Path
@@ -242,7 +238,7 @@ class Source(NamedTuple):
     sha256: str      # of names, people, cameras and bytes
     left_out: tuple  # broken photos, as seen from the root
 
-def _inside(path: Path, root: Path) -> str: return path.relative_to(root).as_posix()
+def _inside(path: Path, root: Path) -> str: return Path(os.path.relpath(path, root)).as_posix()   # a CSV may name photos elsewhere
 
 def _flat(root: Path) -> tuple[Split, str]:
     photos, ignored = list_photos(root)
@@ -250,28 +246,30 @@ def _flat(root: Path) -> tuple[Split, str]:
     if all(labels): return make_split(photos, labels, "train", ignored), "file names"
     return make_split(photos, [Label(k, l.cam if l else -1) for k, l in enumerate(labels, 1)], "train", ignored), "one per photo"
 
-def _load(root: Path) -> tuple[Path, str, Split, str, Card]:
-    if root.is_file(): raise NotADirectoryError(f"{root}: a file, not a folder. Give the folder of the photos")
-    if not root.is_dir(): raise FileNotFoundError(f"{root}: no such folder. Check its name")
-    flat = any(map(is_photo, os.listdir(root)))
-    try: data = load_dataset(None, root)
+def _load(root: Path, pattern: str | None) -> tuple[Path, str, Split, str, Card]:
+    flat = root.is_dir() and any(map(is_photo, os.listdir(root)))
+    try: data = load_dataset(None, root, pattern)
     except FileNotFoundError:
-        if flat: return root, "flat", *_flat(root), CARDS["folder"]
-        if not any(root.iterdir()): raise FileNotFoundError(f"{root}: an empty folder. Give a folder of photos ({' '.join(sorted(IMAGE_SUFFIXES))})") from None
+        if flat and pattern is None: return root, "flat", *_flat(root), CARDS["folder"]
+        if root.is_dir() and not any(root.iterdir()): raise FileNotFoundError(f"{root}: an empty folder. Give a folder of photos ({' '.join(sorted(IMAGE_SUFFIXES))})") from None
         raise
-    if flat: warnings.warn(f"{root}: holds photos beside its folders; they are left out")
-    return data.root, data.name, data.train, "folders" if data.name == "folder" else "the dataset", card_of(data)
+    here = data.root in {p.parent for p in data.train.paths}
+    if flat and data.name == "folder" and not here: warnings.warn(f"{root}: holds photos beside its folders; they are left out")
+    return data.root, data.name, data.train, "folders" if data.name == "folder" and not here else "file names" if here and pattern else "the dataset", card_of(data)
 
-# %% ../nbs/20_generate.ipynb #7698c140
+# %% ../nbs/20_generate.ipynb #0336803e
 def _digest(path: Path) -> bytes: return hashlib.sha256(path.read_bytes()).digest()
 
 def open_source(
-    folder: str | Path,         # a dataset, or photos side by side
+    folder: str | Path,         # a dataset, photos side by side, or a .csv file
     skip_broken: bool = False,  # leave broken photos out
     report: Callable[[int, int], None] | None = None,  # told how many photos are read, of how many
+    pattern: str | None = None,  # how files are named, see `name_rule` of `data`
 ) -> Source:
     "Find the photos and read each one. Raises OSError or ValueError naming folder and remedy: no photos, nobody in them, broken ones."
-    root, layout, split, people, card = _load(Path(folder).expanduser())
+    folder = Path(folder).expanduser()
+    try: root, layout, split, people, card = _load(folder, pattern)
+    except PermissionError as e: raise PermissionError(f"{e.filename or folder}: no permission to read. Ask its owner, or: chmod -R u+rX {folder}") from None
     split = split.take(split.ids > 0)
     if not split.n: raise ValueError(f"{root}: its photos are numbered 0 or -1, which mean nobody. Give training photos, people numbered from 1")
     faults = [seen.fault for seen in decode_all(split.paths, report=report)]
@@ -310,7 +308,7 @@ def draw_pairs(
     made = [np.sort(rng.choice(np.flatnonzero(who != who[i]), k, replace=False)) for i, k in enumerate(lends) if k]
     return Pairs(torch.from_numpy(np.repeat(np.arange(size), lends)), torch.from_numpy(np.concatenate(made)))
 
-# %% ../nbs/20_generate.ipynb #8d1deb2e
+# %% ../nbs/20_generate.ipynb #08bcce1d
 class SetPlan(NamedTuple):
     "Which pictures a set holds."
     pairs: Pairs   # rows of the source
@@ -333,8 +331,8 @@ def plan_set(
     drawn, split = draw_pairs(source.split.ids, pairs, seed), source.split
     w, v = max(4, len(str(split.ids.max()))), max(5, len(str(split.n)))
     def name(i, j):
-        person, cam = f"{split.ids[i]:0{w}d}", split.cams[j]
-        return f"{person}/{person}_{f'c{cam}_' * (cam >= 0)}a{i:0{v}d}_s{j:0{v}d}{_ENDINGS[images]}"
+        person, cam = f"{split.ids[i]:0{w}d}", f"c{split.cams[j]}_" if split.cams[j] >= 0 else ""
+        return f"{person}/{person}_{cam}a{i:0{v}d}_s{j:0{v}d}{_ENDINGS[images]}"
     about = {"format": _FORMAT, "dgnet": __version__, "model": painter.sha256, "source": source.sha256, "pairs": pairs or "all", "seed": seed, "images": images,
              "size": list(size) if isinstance(size, tuple) else size or list(painter.size), "device": painter.device.type, "batch": painter.batch}
     return SetPlan(drawn, [name(i, j) for i, j in zip(drawn.i.tolist(), drawn.j.tolist())], about)
@@ -498,7 +496,7 @@ def _tell(out: Path, painter: Painter, source: Source, plan: SetPlan, command: s
              "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command, "finished": finished}
     _place(out / "generated.json", lambda f: f.write((json.dumps(facts, indent=1) + "\n").encode()))
 
-# %% ../nbs/20_generate.ipynb #a573e7be
+# %% ../nbs/20_generate.ipynb #bee33462
 def _check_folder(out: Path, inputs: list) -> None:
     "Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or around one."
     if out.exists() and not out.is_dir(): raise NotADirectoryError(f"--out {out}: a file, not a folder. Give a new folder")
@@ -521,7 +519,7 @@ def generate_set(
 ) -> SetReport:
     "Make a dataset of generated pictures, or what is missing of it. Raises OSError or ValueError, and changes nothing, when `out` holds anything else or another process is at work there."
     began, out, plan = time.monotonic(), Path(out).expanduser(), plan_set(painter, source, pairs, seed, images, size)
-    _check_folder(out, [source.root])
+    _check_folder(out, [source.root] if source.layout != "csv" else [])
     if out.is_dir(): _claim(out, plan.about)   # before anything is touched
     out.mkdir(exist_ok=True)
     try:
@@ -629,20 +627,20 @@ def _interpolate(a: argparse.Namespace) -> None:
     else: save_picture(sheet(frames, [f"{f:.2f}" for f in np.linspace(0, 1, a.steps)], least=0 if a.size else 128), out, made_by(painter))
     _said(f"{out}: {a.steps} steps of {a.of}, {time.monotonic() - began:.1f} s on {painter.device.type}")
 
-# %% ../nbs/20_generate.ipynb #134adcc4
+# %% ../nbs/20_generate.ipynb #e7f1c4fc
 def _command(a: argparse.Namespace, folder: str, model: str) -> str:
     "The command without the paths of this machine."
     size = "model" if a.size is None else "x".join(map(str, a.size)) if isinstance(a.size, tuple) else a.size
     words = ["dgnet_generate", "set", folder, "--model", model, "--pairs", str(a.pairs or "all"), "--seed", str(a.seed), "--format", a.format, "--size", size, "--out", Path(a.out).name]
-    return shlex.join(words + ["--skip-broken"] * a.skip_broken)
+    return shlex.join(words + ["--skip-broken"] * a.skip_broken + (["--pattern", a.pattern] if a.pattern else []))
 
 def _set(a: argparse.Namespace) -> None:
     model, out, folder = _model(a), Path(a.out).expanduser(), Path(a.folder).expanduser()
     _check_folder(out, [folder])
-    painter = open_painter(model)
+    painter = open_painter(model)   # before the photos, which take longer
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        source = open_source(folder, a.skip_broken, _progress("photos read"))
+        source = open_source(folder, a.skip_broken, _progress("photos read"), a.pattern)
     for text in dict.fromkeys(str(n.message) for n in notes): print(f"note: {text}", file=sys.stderr)
     if source.left_out: print(f"note: {len(source.left_out)} photos cannot be read and are left out: {', '.join(source.left_out[:3])}{', …' * (len(source.left_out) > 3)}", file=sys.stderr)
     done = generate_set(painter, source, out, a.pairs, a.seed, a.format, a.size, _command(a, folder.resolve().name, model.name), _progress("pictures"))
@@ -687,14 +685,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder_commands(commands, shared)
     return parser
 
-# %% ../nbs/20_generate.ipynb #64e5e083
+# %% ../nbs/20_generate.ipynb #eef873a5
 def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
     whole = commands.add_parser("set", parents=[shared], help="a folder into a dataset; the same command goes on after an interruption")
-    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), or photos side by side"); whole.add_argument("--out", metavar="FOLDER", required=True)
+    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), photos side by side, or a .csv file"); whole.add_argument("--out", metavar="FOLDER", required=True)
     whole.add_argument("--pairs", type=_pairs, required=True, metavar="N", help="so many random pairs of different people, or all")
     whole.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of the random pairs (default: 0)")
     whole.add_argument("--format", choices=list(_ENDINGS), default="png", help="png (default) loses nothing; jpg is smaller, and changes FID")
     whole.add_argument("--size", type=_size, metavar="HxW", help="as in swap"); whole.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
+    whole.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
     whole.set_defaults(do=_set)
     photos = commands.add_parser("photos", parents=[shared], help="rendered people to try it with; needs no model")
     photos.add_argument("--out", metavar="FOLDER", required=True); photos.add_argument("--world", choices=list(WORLDS), default="market")
