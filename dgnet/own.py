@@ -78,14 +78,14 @@ def measured_on(
     "Query and gallery of the people who were not trained on."
     return (data.query, data.gallery) if data.query.n and data.gallery.n else (data.val_query, data.val_gallery)
 
-# %% ../nbs/22_own.ipynb #8d7b9aa4
+# %% ../nbs/22_own.ipynb #b7059e02
 def output_folder(
     out: str | Path | None,  # None: local/trained, under the dataset's name
     source: Path,            # the dataset's folder, or its CSV
     key: str,                # of the run
 ) -> Path:
     "Where to write. Raises ValueError or OSError, naming the folder and the remedy, when something else lies there or nothing can be written."
-    folder = Path(out).expanduser() if out else LOCAL / "trained" / source.resolve().stem
+    folder = Path(out).expanduser() if out else LOCAL / "trained" / (source.resolve().name if source.is_dir() else source.resolve().stem)
     home = source.resolve() if source.is_dir() else source.resolve().parent
     if folder.resolve().is_relative_to(home): raise ValueError(f"--out {folder}: lies inside the dataset, which stays as it is. Write elsewhere")
     if folder.exists() and not folder.is_dir(): raise ValueError(f"--out {folder}: is a file. Give a folder")

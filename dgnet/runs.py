@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
-           'RIVAL_STEP', 'WORKERS', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
+           'RIVAL_STEP', 'WORKERS', 'SHOWN', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
            'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder', 'fill_store', 'get_run',
            'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs',
            'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker',
@@ -509,8 +509,8 @@ def run_notebook(
     out = LOCAL / "executed" / (tier + ("-real" if paths else "")) / source.name
     out.parent.mkdir(parents=True, exist_ok=True)
     stamp, noted = notebook_stamp(recipe, tier, paths), out.with_suffix(".stamp")
-    made = artifact_folder(tier, bool(paths)) if tagged else None
-    there = made is None or (made / f"{recipe.stem}.json").exists()   # whoever deletes figures/ wants them made again
+    made = artifact_folder(tier, bool(paths)) if tagged or recipe.stem in SHOWN else None
+    there = made is None or (made / f"{SHOWN.get(recipe.stem, recipe.stem)}.json").exists()   # whoever deletes figures/ wants them made again
     if not force and there and noted.exists() and noted.read_text() == stamp: return "nothing changed"
     began = time.monotonic()
     try: papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3", progress_bar=False, cwd=str(ROOT / "nbs"),
@@ -634,17 +634,22 @@ def reproduce(
         else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
         print(f"{n.stem:28s} {said}", flush=True)
-    side_by_side(notebooks + (walkthroughs() if walk else []), workers, execute)
+    shown = tier == "mini" and not (paths or only or broken)
+    side_by_side(notebooks + (walkthroughs(walk) if walk or shown else []), workers, execute)
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
-        print(f"report: {write_report(FIGURES / 'report.html', [n.stem for n in NOTEBOOKS]).relative_to(ROOT)}")
+        print(f"report: {write_report(FIGURES / 'report.html', [*(n.stem for n in NOTEBOOKS), *SHOWN.values()]).relative_to(ROOT)}")
     print(f"all done in {(time.monotonic() - began) / 60:.1f} min" + (f", but {len(failed)} failed" if failed else ""))
     return failed
 
 # %% ../nbs/18_runs.ipynb #49ef7338
-def walkthroughs() -> list[Recipe]:
+SHOWN = {"20_generate": "generate_examples", "21_rank": "rank_examples", "23_studio": "studio_board"}   # walk-throughs with a picture of the mini run, and its name
+
+def walkthroughs(
+    every: bool = True,   # else only those in SHOWN
+) -> list[Recipe]:
     "The library notebooks, which papermill runs as they are."
-    return [Recipe(p.stem, ()) for p in sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))]
+    return [Recipe(p.stem, ()) for p in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")) if every or p.stem in SHOWN]
 
 def stored(
     tier: str,
