@@ -106,6 +106,66 @@ REPRODUCE = [
 ]
 
 
+GENERATE = [
+    Case("generate", "swap {d}/whole.png {d}/no_such.jpg --model {m}/model.safetensors --out {t}/o.png", ("no_such.jpg", "no such file", "Check the name")),
+    Case("generate", "swap {d}/whole.png {d}/flat --model {m}/model.safetensors --out {t}/o.png", ("flat", "a folder, not a photo")),
+    Case("generate", "swap {d}/words.jpg {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("words.jpg", "not a readable image", "Replace or delete")),
+    Case("generate", "swap {d}/cut.png {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("cut.png", "not a readable image", "Replace or delete")),
+    Case("generate", "swap {d}/empty.jpg {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("empty.jpg", "not a readable image")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/none.safetensors --out {t}/o.png", ("none.safetensors", "no such file", "Train a model")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m} --out {t}/o.png", ("models", "a folder, not a model")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/cut.safetensors --out {t}/o.png", ("cut.safetensors", "not a readable safetensors file", "Copy or save it again")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/garbage.safetensors --out {t}/o.png", ("garbage.safetensors", "not a readable safetensors file")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/empty.safetensors --out {t}/o.png", ("empty.safetensors", "not a readable safetensors file")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/text.safetensors --out {t}/o.png", ("text.safetensors", "not a readable safetensors file")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/stranger.safetensors --out {t}/o.png", ("stranger.safetensors", "not a DGNet model")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/damaged.safetensors --out {t}/o.png", ("damaged.safetensors", "so it is damaged", "Copy or save it again")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/newer.safetensors --out {t}/o.png", ("newer.safetensors", "flux_capacitor", "that version")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/official.pt --out {t}/o.png", ("official.pt", "a pickle", "load_official")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/malice.pt --out {t}/o.png", ("malice.pt", "a pickle")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/malice.safetensors --out {t}/o.png", ("malice.safetensors", "a pickle")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --out {t}/o.png", ("no model", "--model FILE")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/whole.png --force", ("whole.png", "stay as they are", "Write elsewhere")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/archive.zip", ("archive.zip", "give a file that ends in .png")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/flat/one.jpg", ("one.jpg", "is there already", "--force")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/nowhere/o.png", ("nowhere", "there is no folder", "Make it first")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --size 3x3", ("3x3", "HEIGHTxWIDTH")),
+    Case("generate", "grid --appearance {d}/letters --structure {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("letters", "no photo in this folder")),
+    Case("generate", "interpolate {d}/whole.png {d}/whole.png --steps 1 --model {m}/model.safetensors", ("--steps", "from 2 to 240")),
+    Case("generate", "interpolate {d}/whole.png {d}/whole.png --of colour --model {m}/model.safetensors", ("--of", "invalid choice")),
+    Case("generate", "set {d}/empty_folder --pairs 3 --out {t}/set --model {m}/model.safetensors", ("empty_folder", "an empty folder")),
+    Case("generate", "set {d}/letters --pairs 3 --out {t}/set --model {m}/model.safetensors", ("letters", "no known dataset")),
+    Case("generate", "set {d}/broken --pairs 3 --out {t}/set --model {m}/model.safetensors", ("broken", "cannot be read", "--skip-broken")),
+    Case("generate", "set {d}/folder --pairs 0 --out {t}/set --model {m}/model.safetensors", ("--pairs", "from 1")),
+    Case("generate", "set {d}/folder --pairs 99999 --out {t}/set --model {m}/model.safetensors", ("99,999", "Ask for fewer")),
+    Case("generate", "set {d}/folder --pairs 3 --out {d}/folder/set --model {m}/model.safetensors", ("--out", "stays as it is", "Write elsewhere")),
+    Case("generate", "set {d}/folder --pairs 3 --out {d}/letters --model {m}/model.safetensors", ("letters", "holds other things", "new folder")),
+    Case("generate", "set {d}/folder --pairs 3 --seed -1 --out {t}/set --model {m}/model.safetensors", ("--seed", "from 0")),
+    Case("generate", "", ("usage", "required")),
+]
+RANK = [
+    Case("rank", "{d}/no_such.jpg --gallery {d}/good --model {m}/model.safetensors", ("no_such.jpg", "no such photo", "Check the path")),
+    Case("rank", "{d}/words.jpg --gallery {d}/good --model {m}/model.safetensors", ("words.jpg", "not a readable image", "Replace or delete")),
+    Case("rank", "{d}/flat --gallery {d}/good --model {m}/model.safetensors", ("flat", "a folder, where a query photo is expected")),
+    Case("rank", "{d}/whole.png --gallery {d}/none --model {m}/model.safetensors", ("none", "no such folder")),
+    Case("rank", "{d}/whole.png --gallery {d}/letters --model {m}/model.safetensors", ("letters",)),
+    Case("rank", "{d}/whole.png --gallery {d}/empty_folder --model {m}/model.safetensors", ("empty_folder",)),
+    Case("rank", "{d}/whole.png --gallery {d}/broken --model {m}/model.safetensors", ("cannot be read", "--skip-broken")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/cut.safetensors", ("cut.safetensors", "Copy or save it again")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/malice.pt", ("malice.pt",)),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/none.safetensors", ("none.safetensors", "no such file")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --top 0", ("--top 0", "at least one")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --id 0", ("--id 0", "numbered from 1")),
+    Case("rank", "{d}/whole.png --gallery {d}/flat --model {m}/model.safetensors --id 3", ("--id 3", "no labels", "Leave it out")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps", ("--maps", "--out")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps heat --out {t}/o.png", ("--maps heat", "activation")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/whole.png", ("whole.png",)),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/nowhere/o.png", ("nowhere",)),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --csv {d}/good/list.csv", ("list.csv", "dataset")),
+    Case("rank", "{d}/whole.png --gallery {d}/good", ("--model", "required")),
+]
+
+
 class Malice:
     "Unpickling it writes a file: code in a checkpoint."
     def __init__(self, target): self.target = target
@@ -160,7 +220,7 @@ def place(tmp_path_factory):
     from dgnet.model import DGNet
     from dgnet.synthetic import write_domain
     d = tmp_path_factory.mktemp("bad things")
-    write_domain("market", d / "good", n_train_ids=4, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=64, width=32)
+    shutil.move(write_domain("market", d / "worlds", n_train_ids=4, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=64, width=32), d / "good")
     for f in ("factors.csv", "joints.csv", "synthetic.json"): (d / "good" / f).unlink(missing_ok=True)   # photos of somebody, not a rendered world
     (d / "empty_folder").mkdir()
     (d / "letters").mkdir(); (d / "letters" / "letter.txt").write_text("dear all")
@@ -199,7 +259,7 @@ def command(name: str):
     return {"data": dgnet.check.data_cli, "train": dgnet.own.train_cli, "reproduce": dgnet.runs.reproduce_cli, "generate": dgnet.generate.generate_cli, "rank": dgnet.rank.rank_cli}[name]
 
 
-def arguments(case: Case, place: Path) -> list: return [a.replace("~", " ").replace("{d}", str(place)).replace("{m}", str(place / "models")) for a in case.args.split()]
+def arguments(case: Case, place: Path) -> list: return [a.replace("~", " ").replace("{t}", ".").replace("{d}", str(place)).replace("{m}", str(place / "models")) for a in case.args.split()]
 
 
 CORPUS = DATA + CSVS + TRAIN + GENERATE + RANK + REPRODUCE
