@@ -179,7 +179,7 @@ def card_of(
     own: bool = False,  # photos of one's own, though in the layout of a known set
 ) -> Card:
     "The card of a dataset; of a tree of folders or a CSV by its counts."
-    if own: return CARDS["folder"]
+    if own: return CARDS["folder"]._replace(disjoint=data.name != "msmt17")   # MSMT17 counts its test people from 0 again
     if (data.root / "factors.csv").is_file(): return CARDS["synthetic"]._replace(disjoint=data.name != "msmt17")
     if data.name in ("folder", "csv"): return next((c for c in CARDS.values() if c.counts and not differences(data, c)), CARDS[data.name])
     return CARDS["cuhk03-labeled" if data.name == "cuhk03" and data.root.name == "labeled" else data.name]
