@@ -200,7 +200,9 @@ class Painter(Coder):
         x = self.read([first, last] + ([] if still is None else [still]))
         return [picture(k, size) for k in walk(self, x[0], x[1], of, steps, None if still is None else x[2])]
 
-# %% ../nbs/20_generate.ipynb #622fdd46
+# %% ../nbs/20_generate.ipynb #6c3bc3b2
+def _may(path: Path, what: int) -> bool: return os.access(path, what, effective_ids=os.access in os.supports_effective_ids)
+
 def _is_pickle(path: Path) -> bool:
     with path.open("rb") as f: start = f.read(9)
     return start[8:] != b"{" and (start.startswith(b"PK\x03\x04") or start[:1] == b"\x80")   # a safetensors header starts with {
@@ -217,7 +219,7 @@ def open_painter(
     "A painter from a trained model's file. Raises OSError or ValueError with file and remedy for anything else."
     path = Path(path).expanduser()
     if path.is_dir(): raise IsADirectoryError(f"{path}: a folder, not a model. Give the file model.safetensors in the folder of a run")
-    if path.is_file() and not os.access(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
+    if path.is_file() and not _may(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
     if path.is_file() and _is_pickle(path):
         raise ValueError(f"{path}: a pickle (a .pt or .pth of PyTorch), which can run code when opened, so it was not. Read official checkpoints with dgnet.model.load_official, then save them with DGNet.save")
     if batch < 1: raise ValueError(f"batch={batch}: at least 1 picture at a time")
@@ -496,7 +498,7 @@ def _tell(out: Path, painter: Painter, source: Source, plan: SetPlan, command: s
              "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command, "finished": finished}
     _place(out / "generated.json", lambda f: f.write((json.dumps(facts, indent=1) + "\n").encode()))
 
-# %% ../nbs/20_generate.ipynb #bee33462
+# %% ../nbs/20_generate.ipynb #d23f9f65
 def _check_folder(out: Path, inputs: list) -> None:
     "Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or around one."
     if out.exists() and not out.is_dir(): raise NotADirectoryError(f"--out {out}: a file, not a folder. Give a new folder")
@@ -504,7 +506,7 @@ def _check_folder(out: Path, inputs: list) -> None:
     for p in inputs:
         a, b = out.resolve(), p.resolve()
         if a.is_relative_to(b) or b.is_relative_to(a): raise ValueError(f"--out {out}: lies in or around {p}, which stays as it is. Write elsewhere")
-    if not os.access(out if out.exists() else out.parent, os.W_OK): raise PermissionError(f"--out {out}: no permission to write there. Write elsewhere")
+    if not _may(out if out.exists() else out.parent, os.W_OK): raise PermissionError(f"--out {out}: no permission to write there. Write elsewhere")
 
 def generate_set(
     painter: Painter,
@@ -533,7 +535,7 @@ def generate_set(
     except Timeout: raise ValueError(f"--out {out}: another process is making this set. Wait for it, or stop it") from None
     return SetReport(out, len(plan.files), made, time.monotonic() - began)
 
-# %% ../nbs/20_generate.ipynb #c4def6ec
+# %% ../nbs/20_generate.ipynb #5542fcd2
 def _target(
     file: str,       # where to write
     endings: tuple,
@@ -546,7 +548,7 @@ def _target(
     if path.exists():
         if any(p.exists() and path.samefile(p) for p in inputs): raise ValueError(f"--out {file}: is one of the photos or the model, which stay as they are. Write elsewhere")
         if not force: raise FileExistsError(f"--out {file}: is there already. Give another name, or say --force to replace it")
-    if not os.access(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"--out {file}: no permission to write there. Write elsewhere")
+    if not _may(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"--out {file}: no permission to write there. Write elsewhere")
     return path
 
 def _number(kind: type, low: int | float, high: int | float) -> Callable:

@@ -610,7 +610,7 @@ def test_without_permission(model, capsys, tmp_path_factory):
     root, me = Path(tempfile.mkdtemp()), os.geteuid()
     a, own = photo(root / "a.png"), shutil.copy(model, root / "m.safetensors")
     (root / "closed").mkdir(); photo(root / "flat" / "1.png"); photo(root / "flat" / "2.png", 1)
-    root.chmod(0o755)
+    root.chmod(0o755); Path(own).chmod(0o644)
     def ask(*args):
         if me == 0: os.seteuid(65534)
         try: return cli(*args), capsys.readouterr().err
