@@ -7,7 +7,7 @@ __all__ = ['UNREADABLE', 'CURVES', 'KNOWN', 'refuse_unfit', 'is_measurable', 'se
            'marks_of', 'loss_figure', 'own_swaps', 'own_lists', 'OwnRun', 'write_own', 'train_own', 'parse_changes',
            'train_cli']
 
-# %% ../nbs/22_own.ipynb #3c0de97f
+# %% ../nbs/22_own.ipynb #4a76a3d4
 import argparse
 import html
 import json
@@ -32,7 +32,7 @@ import torch
 from .check import KINDS, DataReport, check_dataset
 from .config import Config, make_config, run_key, value_fault
 from .core import LOCAL, PALETTE, code_version, denormalise, from_uint8, normalise, package_versions, set_style, writing
-from .data import DATASETS, ReidData, Split, holdout, load_dataset, without_broken
+from .data import DATASETS, ReidData, Split, TripletSampler, holdout, load_dataset, relabel, without_broken
 from .model import DGNet
 from .reid import Embeddings, check_labels, embed, ranked_list, show_ranked_list
 from .report import Part, html_table, picture_html, report_page
@@ -205,7 +205,7 @@ def write_own(
         (folder / "metrics.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
     return OwnRun(run, folder, marks, notes)
 
-# %% ../nbs/22_own.ipynb #8183d4c4
+# %% ../nbs/22_own.ipynb #38a25b57
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
     tier: str = "mini",             # smoke, mini, full or paper
@@ -230,6 +230,7 @@ def train_own(
     if any(k in UNREADABLE for k in found.kinds("stop")): data, left_out = without_broken(data, size.height, size.width)
     held = set_aside(data, hold_out)
     cfg = with_source(make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held.n_ids), held, path)
+    TripletSampler(relabel(held.train.ids), cfg.batch, cfg.seed)   # too few photos for a batch are said before the teacher learns
     folder = output_folder(out, path, run_key(cfg))
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -279,7 +280,7 @@ def _say(done: OwnRun, path: str) -> None:
     print(done.marks.to_string(index=False, float_format="{:.1f}".format))
     print(f"model: {model}\npage:  {done.folder / 'report.html'}\nnow try:\n  dgnet_generate --model '{model}' …\n  dgnet_rank --model '{model}' --gallery '{path}' PHOTO")
 
-# %% ../nbs/22_own.ipynb #fbc7b300
+# %% ../nbs/22_own.ipynb #7ac53161
 class _Teller:
     "Progress on the terminal, made when the configuration is known."
     def __init__(self): self.progress = None
@@ -288,7 +289,7 @@ class _Teller:
         if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} photos looked at" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
 
     def training(self, cfg: Config, clock: Clock, losses: dict) -> None:
-        self.progress = self.progress or Progress([plan_one(cfg)])
+        self.progress = self.progress or Progress([plan_one(cfg)], stream=sys.stderr)
         self.progress.report(0, clock, losses)
 
     def over(self) -> None:

@@ -38,11 +38,11 @@ DATA = [
     Case("data", "check {d}/good --pattern x(?P<id>\\d+)", ("pattern", "id")),
     Case("data", "card markt", ("markt", "no such card", "market")),
     Case("data", "", ("usage", "required")),
-    Case("data", "check", ("usage", "FOLDER")),
+    Case("data", "check", ("usage", "PATH")),
     Case("data", "check {d}/half_market", ("half_market", "query", "Unpack")),
     Case("data", "check {d}/two_sets", ("two_sets", "holds 2 datasets", "name one of these folders")),
     Case("data", "check {d}/lists", ("lists", "not on disk")),
-    Case("data", "check {d}/strange_names", ("strange_names", "no file name starts like", "0002_c1")),
+    Case("data", "check {d}/strange_names", ("strange_names", "start like 0002_c1", "Give a pattern that fits")),
 ]
 CSVS = [
     Case("data", "check {d}/csv/missing.csv", ("missing.csv", "no such file")),
@@ -158,7 +158,7 @@ RANK = [
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --id 0", ("--id 0", "numbered from 1")),
     Case("rank", "{d}/whole.png --gallery {d}/flat --model {m}/model.safetensors --id 3", ("--id 3", "no labels", "Leave it out")),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps", ("--maps", "--out")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps heat --out {t}/o.png", ("--maps heat", "activation")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps=heat --out {t}/o.png", ("--maps heat", "activation")),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/whole.png", ("whole.png",)),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/nowhere/o.png", ("nowhere",)),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --csv {d}/good/list.csv", ("list.csv", "dataset")),
