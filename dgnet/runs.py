@@ -687,7 +687,8 @@ def parse_paths(
         name, _, folder = pair.partition("=")
         if not folder: raise ValueError(f"--data {pair}: write NAME=FOLDER, for example --data market=/data/Market-1501-v15.09.15")
         if name not in DATASETS: raise ValueError(f"--data {pair}: no dataset {name}; there are {', '.join(DATASETS)}")
-        if not Path(folder).expanduser().is_dir(): raise ValueError(f"--data {pair}: {folder} is not a folder")
+        given = Path(folder).expanduser()
+        if not (given.is_file() if name == "csv" else given.is_dir()): raise ValueError(f"--data {pair}: {folder} is not a {'file' if name == 'csv' else 'folder'}")
         paths[name] = str(Path(folder).expanduser().resolve())
     return paths
 
