@@ -229,7 +229,7 @@ def open_painter(
         raise ValueError(f"{path}: its header and its weights do not belong together ({type(e).__name__}). Copy or save it again") from e
     return Painter(model, content_hash(model.state_dict()), batch)
 
-# %% ../nbs/20_generate.ipynb #dc4482d2
+# %% ../nbs/20_generate.ipynb #a7ad6cd4
 class Source(NamedTuple):
     "The photos that a set is made of."
     root: Path
@@ -252,7 +252,7 @@ def _load(root: Path, pattern: str | None) -> tuple[Path, str, Split, str, Card]
     flat = root.is_dir() and any(map(is_photo, os.listdir(root)))
     try: data = load_dataset(None, root, pattern)
     except FileNotFoundError:
-        if flat and pattern is None: return root, "flat", *_flat(root), CARDS["folder"]
+        if flat and pattern is None: return root, "flat", *_flat(root), CARDS["synthetic" if (root / "synthetic.json").is_file() else "folder"]
         if root.is_dir() and not any(root.iterdir()): raise FileNotFoundError(f"{root}: an empty folder. Give a folder of photos ({' '.join(sorted(IMAGE_SUFFIXES))})") from None
         raise
     here = data.root in {p.parent for p in data.train.paths}
@@ -629,7 +629,7 @@ def _interpolate(a: argparse.Namespace) -> None:
     else: save_picture(sheet(frames, [f"{f:.2f}" for f in np.linspace(0, 1, a.steps)], least=0 if a.size else 128), out, made_by(painter))
     _said(f"{out}: {a.steps} steps of {a.of}, {time.monotonic() - began:.1f} s on {painter.device.type}")
 
-# %% ../nbs/20_generate.ipynb #e7f1c4fc
+# %% ../nbs/20_generate.ipynb #c8e7e341
 def _command(a: argparse.Namespace, folder: str, model: str) -> str:
     "The command without the paths of this machine."
     size = "model" if a.size is None else "x".join(map(str, a.size)) if isinstance(a.size, tuple) else a.size
@@ -657,7 +657,7 @@ def _photos(a: argparse.Namespace) -> None:
         world = write_domain(a.world, scratch, n_train_ids=a.people, n_test_ids=2, n_val_ids=0, images_per_id=2, height=128, width=64, seed=a.seed)
         photos = load_dataset(None, world).train.paths
         out.mkdir(exist_ok=True)
-        for p in photos: shutil.copy(p, out)
+        for p in (*photos, world / "synthetic.json"): shutil.copy(p, out)   # the last says that nobody is in them
     _said(f"{out}: {len(photos)} rendered photos of {a.people} people who do not exist, e.g. {photos[0].name} and {photos[-1].name}")
 
 # %% ../nbs/20_generate.ipynb #76458e7c
@@ -687,19 +687,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder_commands(commands, shared)
     return parser
 
-# %% ../nbs/20_generate.ipynb #eef873a5
+# %% ../nbs/20_generate.ipynb #18aa497e
 def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
     whole = commands.add_parser("set", parents=[shared], help="a folder into a dataset; the same command goes on after an interruption")
-    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), photos side by side, or a .csv file"); whole.add_argument("--out", metavar="FOLDER", required=True)
+    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), photos side by side, or a .csv file"); whole.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or the one that the same command began")
     whole.add_argument("--pairs", type=_pairs, required=True, metavar="N", help="so many random pairs of different people, or all")
-    whole.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of the random pairs (default: 0)")
+    whole.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="N", help="of the random pairs (default: 0)")
     whole.add_argument("--format", choices=list(_ENDINGS), default="png", help="png (default) loses nothing; jpg is smaller, and changes FID")
     whole.add_argument("--size", type=_size, metavar="HxW", help="as in swap"); whole.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
     whole.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
     whole.set_defaults(do=_set)
     photos = commands.add_parser("photos", parents=[shared], help="rendered people to try it with; needs no model")
-    photos.add_argument("--out", metavar="FOLDER", required=True); photos.add_argument("--world", choices=list(WORLDS), default="market")
-    photos.add_argument("--people", type=_number(int, 2, 200), default=6); photos.add_argument("--seed", type=_number(int, 0, 2**31 - 1), default=1, help="other people (0: those of the trained runs)")
+    photos.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or an empty one"); photos.add_argument("--world", choices=list(WORLDS), default="market", help="(default: market)")
+    photos.add_argument("--people", type=_number(int, 2, 200), default=6, metavar="N", help="two photos of each (default: 6)"); photos.add_argument("--seed", type=_number(int, 0, 2**31 - 1), default=1, metavar="N", help="other people (default: 1; the trained runs know those of 0)")
     photos.set_defaults(do=_photos)
 
 def generate_cli(

@@ -163,6 +163,13 @@ def test_the_size_of_a_photo_that_a_camera_has_turned(tmp_path, note, size):
     with Image.open(path) as image: assert photo_size(image) == size
 
 
+def test_a_photo_is_turned_upright(painter, tmp_path):
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 20, 3), np.uint8)).resize((40, 80), Image.Resampling.BICUBIC)
+    exif = Image.Exif(); exif[274] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(path := tmp_path / "camera.png", exif=exif)
+    assert torch.equal(painter.read([path]), painter.read([upright])) and photo_size(path) == (80, 40)
+
+
 def test_a_picture_is_of_the_size_that_is_asked_for(painter, two):
     assert painter.swap(*two).size == (32, 64) and painter.swap(*two, size=photo_size(two[1])).size == (20, 40)
     x = painter.read([two[0]])[0]
@@ -269,6 +276,28 @@ def test_sources_of_every_kind(flat, tmp_path):
     assert len({x.sha256 for x in (s, own, folders, rendered)}) == 4
 
 
+def test_photos_that_a_csv_lists_and_photos_of_ones_own_names(painter, flat, tmp_path, model):
+    listed = tmp_path / "lists" / "mine.csv"; listed.parent.mkdir()
+    listed.write_text("path,id,camera\n" + "".join(f"../{flat.name}/{p.name},{'Ada' if k < 5 else 'Łukasz'},{k % 3}\n" for k, p in enumerate(sorted(flat.glob("*.png")))), encoding="utf-8")
+    s = open_source(listed)
+    assert (s.layout, s.split.n, s.split.people.tolist()) == ("csv", 10, [1, 2])
+    assert cli("set", listed, "--model", model, "--out", tmp_path / "lists" / "out", "--pairs", "8") == 0, "a list may lie beside what is made"
+    rows = list(csv.DictReader((tmp_path / "lists" / "out" / "manifest.csv").open(encoding="utf-8")))
+    assert len(rows) == 8 and all((listed.parent / r["appearance"]).samefile(flat / Path(r["appearance"]).name) for r in rows)
+    for k, p in enumerate(sorted(flat.glob("*.png"))): p.rename(flat / f"shot {k} of 1{k % 4} by cam{k % 2}.png")
+    assert open_source(flat).people == "one per photo"
+    own = open_source(flat, pattern=r"of (?P<id>\d+) by cam(?P<cam>\d+)")
+    assert (own.people, own.split.people.tolist(), sorted(set(own.split.cams))) == ("file names", [10, 11, 12, 13], [0, 1])
+    with pytest.raises(ValueError, match="not a regular expression"): open_source(flat, pattern="(")
+
+
+def test_photos_beside_folders_are_left_out_with_a_note(tmp_path, model, capsys):
+    for name in ("a.jpg", "ann/1.jpg", "bob/1.jpg"): photo(tmp_path / "in" / name, len(name))
+    assert cli("set", tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--pairs", "2") == 0
+    out = capsys.readouterr()
+    assert re.fullmatch(r"note: .*in: holds photos beside its folders; they are left out\n", out.err) and "2 pictures of 2 people" in out.out
+
+
 def test_nobody_lends_nothing(flat):
     for name in ("0000_c1s1_000001_00.png", "-1_c1s1_000002_00.png"): photo(flat / name)
     assert open_source(flat).split.n == 10
@@ -349,7 +378,8 @@ def test_the_card_carries_the_terms_of_its_photos(painter, tmp_path):
     generate_set(painter, open_source(world), tmp_path / "one", 4)
     assert "photos that they are made of were rendered" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
     for odd in ("factors.csv", "synthetic.json"): (world / odd).unlink()   # without them it is taken for the real set
-    generate_set(painter, open_source(world), tmp_path / "two", 4)
+    with pytest.warns(UserWarning, match="withdrawn"): source = open_source(world)
+    generate_set(painter, source, tmp_path / "two", 4)
     assert "WITHDRAWN by its owners" in (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
 
 
@@ -403,33 +433,31 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 from dgnet.generate import generate_cli
-out, kills, args = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-def there(): return sum(len(files) for _, _, files in os.walk(out))
+torn, whole, kills, ask = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+def there(): return sum(len(files) for _, _, files in os.walk(torn))
 rng, landed = random.Random(0), 0
 for k in range(kills):
     goal, began = there() + rng.randrange(0, 14), time.monotonic()
     pid = os.fork()
-    if pid == 0: os._exit(generate_cli(args))
-    while there() < goal and time.monotonic() - began < 60 and not os.waitpid(pid, os.WNOHANG)[0]: pass
+    if pid == 0: os._exit(generate_cli([*ask, str(torn)]))
+    while there() < goal and time.monotonic() - began < 60 and not os.waitpid(pid, os.WNOHANG)[0]: time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.02))
     try: os.kill(pid, signal.SIGKILL); landed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     except (ProcessLookupError, ChildProcessError): pass
 print("killed", landed, "times, files:", there(), flush=True)
-sys.exit(generate_cli(args))
+sys.exit(generate_cli([*ask, str(torn)]) or generate_cli([*ask, whole]))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_it_ends_with_the_same_files(model, flat, tmp_path):
-    def ask(kills, where):
-        args = ["set", flat, "--model", model, "--out", where / "set", "--pairs", "70"]
-        where.mkdir()
-        return subprocess.run([sys.executable, "-W", "ignore", "-c", KILLS, where / "set", str(kills), *args], capture_output=True, text=True, cwd=tmp_path,
-                              env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DGNET_DEVICE": "cpu"})
-    whole, torn = ask(0, tmp_path / "whole"), ask(8, tmp_path / "torn")
-    assert whole.returncode == torn.returncode == 0, whole.stderr + torn.stderr
-    assert int(re.search(r"killed (\d+) times", torn.stdout)[1]) >= 5, torn.stdout
-    assert contents(tmp_path / "torn" / "set") == contents(tmp_path / "whole" / "set") and len(contents(tmp_path / "whole" / "set")) == 73
+    torn, whole = (tmp_path / n / "set" for n in ("torn", "whole"))
+    for p in (torn, whole): p.parent.mkdir()
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLS, torn, whole, "8", "set", flat, "--model", model, "--pairs", "70", "--out"], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DGNET_DEVICE": "cpu"})
+    assert done.returncode == 0, done.stderr
+    assert int(re.search(r"killed (\d+) times", done.stdout)[1]) >= 5, done.stdout
+    assert contents(torn) == contents(whole) and len(contents(whole)) == 73
 
 
 def test_another_command_is_refused_and_nothing_is_mixed(painter, flat, tmp_path):
@@ -523,11 +551,12 @@ def test_interpolations(model, two, flat, tmp_path):
 
 def test_rendered_photos_to_try_it_with(model, tmp_path, capsys):
     assert cli("photos", "--out", tmp_path / "people", "--people", 3) == 0
-    photos = sorted((tmp_path / "people").iterdir())
+    photos = sorted((tmp_path / "people").glob("*.jpg"))
     assert len(photos) == 6 and {Image.open(p).size for p in photos} == {(64, 128)} and open_source(tmp_path / "people").people == "file names"
     assert photos[0].name in capsys.readouterr().out
     assert cli("photos", "--out", tmp_path / "people") == 2 and "holds something already" in capsys.readouterr().err
     assert cli("set", tmp_path / "people", "--model", model, "--out", tmp_path / "set", "--pairs", "6") == 0
+    assert "Nobody in them exists: the photos that they are made of were rendered" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
 
 
 def test_nothing_is_overwritten_without_force_and_an_input_never(model, two, tmp_path, capsys):
@@ -620,6 +649,10 @@ def test_without_permission(model, capsys, tmp_path_factory):
         for args in (("swap", a, a, "--model", own, "--out", root / "closed" / "x.png"), ("set", root / "flat", "--model", own, "--out", root / "closed" / "o", "--pairs", "all"), ("photos", "--out", root / "closed")):
             status, err = ask(*args)
             assert status == 2 and "no permission to write there. Write elsewhere" in err
+        (root / "flat").chmod(0)
+        status, err = ask("set", root / "flat", "--model", own, "--out", Path(tempfile.gettempdir()) / "dgnet never", "--pairs", "all")
+        assert status == 2 and "flat: no permission to read. Ask its owner" in err and not (Path(tempfile.gettempdir()) / "dgnet never").exists()
+        (root / "flat").chmod(0o755)
         root.chmod(0o755); a.chmod(0)
         status, err = ask("swap", a, a, "--model", own, "--out", "/nowhere.png")
         assert status == 2 and err.count("\n") == 1 and "Traceback" not in err
