@@ -181,7 +181,9 @@ def writing(
     "What stops a file from being written becomes one OSError that names the file and the remedy."
     try: yield
     except (OSError, RuntimeError, *also) as e:
-        why = getattr(e, "strerror", None) or str(e).splitlines()[0]
+        first = e
+        while not getattr(first, "strerror", None) and (first.__cause__ or first.__context__): first = first.__cause__ or first.__context__   # torch hides the disk's error behind its own
+        why = getattr(first, "strerror", None) or str(e).splitlines()[0]
         raise OSError(f"{path}: cannot be written ({why}). Make room on that disk, or see to its permissions; what was there before is as it was.") from e
 
 # %% ../nbs/00_core.ipynb #c61a7138
