@@ -325,7 +325,7 @@ def overlay(
     a = alpha if isinstance(alpha, float) else alpha[:, None]
     return to_uint8(grey * (1 - a) + tint * a)
 
-# %% ../nbs/21_rank.ipynb #fe9e93f2
+# %% ../nbs/21_rank.ipynb #4030405b
 class Pooled(NamedTuple):
     "The maxima that E_a's heads read, and where they were found."
     v: Tensor      # "n c" (or "n c*p" with heads on the code)
@@ -353,7 +353,7 @@ def affine(
     scale = head.norm.weight / (head.norm.running_var + head.norm.eps).sqrt()
     return Affine(head.embed.weight * scale[:, None], (head.embed.bias - head.norm.running_mean) * scale + head.norm.bias)
 
-# %% ../nbs/21_rank.ipynb #81eb91b5
+# %% ../nbs/21_rank.ipynb #f2197626
 class Evidence(NamedTuple):
     "A score, taken apart: `places.sum((1, 2)) + rest` is the score."
     places: Tensor  # "n H W" what each place adds
@@ -390,7 +390,7 @@ def evidence(
     w = {"query": beta, "both": beta**2}[beta_on]
     return Evidence(*((p + w * f).cpu() for p, f in zip(*parts)))
 
-# %% ../nbs/21_rank.ipynb #50afc9b1
+# %% ../nbs/21_rank.ipynb #151c019f
 MAPS = ("activation", "similarity")
 CAPTIONS = {
     None: "", "activation": "Below each photo: where E_a's last feature map is loud, each photo scaled by itself. Not: what names the person.",
@@ -416,9 +416,9 @@ def map_pictures(
     m = enlarge(e.places, cfg.height, cfg.width)
     m = m / m[1:].abs().max().clamp(min=1e-12) if len(m) > 1 else m / m.abs().max().clamp(min=1e-12)   # the query's own map is far stronger than all others
     m = m.clamp(-1, 1)
-    return overlay(images, (1 - m) / 2, "PuOr", m.abs().sqrt() * 0.9)
+    return overlay(images, (1 - m) / 2, "PuOr", m.abs() ** 0.7 * 0.9)
 
-# %% ../nbs/21_rank.ipynb #d840a56e
+# %% ../nbs/21_rank.ipynb #829ecaf2
 def _row(found: Search, k: int, maps: str | None) -> Tensor:
     "The query and its list, with maps below."
     cfg, paths = found.model.cfg, found.features.gallery.split.paths
@@ -436,7 +436,7 @@ def _headline(a: Answer) -> str:
     who = f"person {a.query.id}" + (f", camera {a.query.cam}" if a.query.cam >= 0 else "") if a.query.id is not None else "person not known"
     return f"{_words(a.query.path.name)}: {who}; " + (f"first true match at rank {a.first}, AP {a.ap:.3f}" if a.first else "no numbers")
 
-# %% ../nbs/21_rank.ipynb #4ac50f3f
+# %% ../nbs/21_rank.ipynb #e9c65cd5
 def show_search(
     found: Search,
     maps: str | None = None,      # one of MAPS
@@ -458,12 +458,12 @@ def show_search(
         for j, (ax, ok, s) in enumerate(zip(axes[1:], a.right, a.scores)):
             ax.set_title(f"\n{j + 1} {'' if ok is None else '✓ ' if ok else '✗ '}{s:.2f}", fontsize=7, pad=2)
             if ok is None: [side.set_color("#999999") for side in ax.spines.values()]
-    fig.tight_layout(pad=0.4)
+    fig.tight_layout(pad=0.4, w_pad=0.8)
     words = CAPTIONS[maps] if caption is None else caption
     if words: fig.text(0.5, -0.01, words, ha="center", va="top", fontsize=8, wrap=True)
     return fig
 
-# %% ../nbs/21_rank.ipynb #5f90525d
+# %% ../nbs/21_rank.ipynb #a86ba156
 def answer_text(
     a: Answer,
 ) -> str:
@@ -485,7 +485,7 @@ def search_text(
     if g.cameras and any(a.query.id is not None and a.query.cam < 0 for a in found.answers): lines.append("a query's camera is not known: all photos of the person count for it; --cam NUMBER tells")
     return "\n".join(lines + [answer_text(a) for a in found.answers])
 
-# %% ../nbs/21_rank.ipynb #82b454aa
+# %% ../nbs/21_rank.ipynb #6b9000e5
 def search_table(
     found: Search,
 ) -> list[dict]:
@@ -502,7 +502,7 @@ def _write_csv(rows: list, file: Path) -> None:
     with open(file, "w", newline="", encoding="utf-8") as f:
         w = csv.DictWriter(f, list(rows[0])); w.writeheader(); w.writerows(rows)
 
-# %% ../nbs/21_rank.ipynb #4b77f365
+# %% ../nbs/21_rank.ipynb #787f1a4e
 WIDEST, TALLEST = 50, 30   # photos in a row, and rows, that a strip can show
 
 def _writable(a: argparse.Namespace) -> tuple:
@@ -524,7 +524,7 @@ def _model(file: str) -> DGNet:
 def _reading(done: int, total: int) -> None:
     if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} gallery photos read" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
 
-# %% ../nbs/21_rank.ipynb #294252e1
+# %% ../nbs/21_rank.ipynb #e608818d
 def _rank(a: argparse.Namespace) -> int:
     out, table = _writable(a)
     if a.top < 1: raise ValueError(f"--top {a.top}: a list has at least one photo")
@@ -547,7 +547,7 @@ def _maps_said(args: list) -> list:
     for k, word in enumerate(args): out += [word, MAPS[0]] if word == "--maps" and (args[k + 1:k + 2] or [""])[0] not in MAPS else [word]
     return out
 
-# %% ../nbs/21_rank.ipynb #d3aa31f7
+# %% ../nbs/21_rank.ipynb #8dfde62e
 def rank_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:

@@ -27,7 +27,7 @@ from .data import read_image
 from .model import DGNet, evaluating
 from .rank import open_gallery
 
-# %% ../nbs/23_studio.ipynb #ec82980f
+# %% ../nbs/23_studio.ipynb #6706922f
 def pick_photos(
     photos: str | Path | Sequence | Tensor,  # a folder, files, or uint8 "n 3 h w"
     height: int,                             # pixels
@@ -41,15 +41,16 @@ def pick_photos(
             raise ValueError(f"photos: {photos.dtype} {tuple(photos.shape)}, where uint8 (n, 3, {height}, {width}) with n > 0 is expected. Give files or a folder, they are resized")
         return photos, [f"photo {k + 1}" for k in range(len(photos))]
     if isinstance(photos, (str, Path)):
-        found = open_gallery(photos).split.paths
+        split = open_gallery(photos).split
+        found = split.take(split.ids != -1).paths   # no junk: half a person
         files = [found[k] for k in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))]
     else: files = [Path(p).expanduser() for p in photos]
-    if not files: raise ValueError("photos: an empty list. Give one photo or more")
+    if not files: raise ValueError("photos: none to show. Give one photo or more")
     for p in files:
         if not p.is_file(): raise FileNotFoundError(f"{p}: no such photo. Check the path; a folder is given by itself, not in a list")
     return torch.from_numpy(np.stack([read_image(p, height, width) for p in files])).permute(0, 3, 1, 2).contiguous(), [p.name for p in files]
 
-# %% ../nbs/23_studio.ipynb #301688eb
+# %% ../nbs/23_studio.ipynb #4ed322c7
 class Mixer:
     "Codes of some photos, and pictures decoded from mixes of them. Raises ValueError when there is no photo."
     def __init__(
@@ -69,7 +70,7 @@ class Mixer:
         self.images = torch.cat([self.images, image[None].cpu()]); self.names.append(name)
         return len(self.names) - 1
 
-    def picture(self, i: int, j: int, t_a: float, t_s: float) -> Float[Tensor, "3 h w"]:
+    def picture(self, i: int, j: int, t_a: float | int, t_s: float | int) -> Float[Tensor, "3 h w"]:
         "x(t_a, t_s) between photos i and j: RGB in [0, 1] on the CPU."
         with evaluating(self.model): x = self.model.G((1 - t_a) * self.a[i] + t_a * self.a[j], (1 - t_s) * self.s[i] + t_s * self.s[j])
         return denormalise(x)[0].cpu()
@@ -79,7 +80,7 @@ class Mixer:
         steps = np.linspace(0, 1, n).tolist()
         return torch.stack([self.picture(i, j, t_a, t_s) for t_s in steps for t_a in steps])
 
-# %% ../nbs/23_studio.ipynb #699a1d70
+# %% ../nbs/23_studio.ipynb #e5fc4074
 def png_bytes(
     x01: Float[Tensor, "3 h w"],  # RGB in [0, 1]
     height: int = 256,            # pixels of the picture on the screen
@@ -99,19 +100,18 @@ def board_figure(
 ) -> matplotlib.figure.Figure:
     "The two photos, and between them every mix."
     h, w = mixer.images.shape[2:]
-    fig, axes = plt.subplots(n, n + 2, figsize=(0.9 * (n + 2), 0.9 * n * h / w), gridspec_kw=dict(wspace=0.06, hspace=0.06))
+    fig, axes = plt.subplots(n, n + 4, figsize=(0.75 * (n + 2.6), 0.75 * n * h / w), gridspec_kw=dict(wspace=0.06, hspace=0.06, width_ratios=[1, 0.4, *[1] * n, 0.2, 1]))
     for ax in axes.flat: ax.axis("off")
     for k, x in enumerate(mixer.board(i, j, n)):
-        ax, (row, col) = axes[k // n, k % n + 1], divmod(k, n)
-        ax.imshow(x.permute(1, 2, 0).numpy(), interpolation="nearest")
-        if row == 0: ax.set_title(f"$t_a$ = {col / (n - 1):g}", fontsize=8, pad=3)
-    for column, who, k in ((0, "$x_i$", i), (n + 1, "$x_j$", j)):
-        ax = axes[n // 2, column]
-        ax.imshow(mixer.images[k].permute(1, 2, 0).numpy(), interpolation="nearest"); ax.set_title(who, fontsize=9, pad=3)
-    for row in range(n): axes[row, 1].text(-0.08, 0.5, f"$t_s$ = {row / (n - 1):g}", rotation=90, ha="right", va="center", transform=axes[row, 1].transAxes, fontsize=8)
+        row, col = divmod(k, n)
+        axes[row, col + 2].imshow(x.permute(1, 2, 0).numpy(), interpolation="nearest")
+        if row == 0: axes[row, col + 2].set_title(f"$t_a$ = {col / (n - 1):g}", fontsize=8, pad=3)
+    for column, who, k in ((0, "$x_i$", i), (n + 3, "$x_j$", j)):
+        axes[n // 2, column].imshow(mixer.images[k].permute(1, 2, 0).numpy(), interpolation="nearest"); axes[n // 2, column].set_title(who, fontsize=9, pad=3)
+    for row in range(n): axes[row, 1].text(0.95, 0.5, f"$t_s$ = {row / (n - 1):g}", rotation=90, ha="right", va="center", transform=axes[row, 1].transAxes, fontsize=8)
     return fig
 
-# %% ../nbs/23_studio.ipynb #2062a73b
+# %% ../nbs/23_studio.ipynb #7a36282d
 class Studio(widgets.VBox):
     "Two photos, two sliders, a live picture; the values are ordinary traits, so a program can move the sliders too."
     def __init__(
@@ -148,8 +148,8 @@ class Studio(widgets.VBox):
         for file in self.upload.value:
             try: k = self.mixer.add(read_upload(file["content"], file["name"], *self.mixer.images.shape[2:]), file["name"])
             except OSError as e: self.said.value = str(e); return
-            for w in (self.i, self.j): w.options = [(name, n) for n, name in enumerate(self.mixer.names)] if w is self.i else self.i.options
-            self.j.value = k
+            menu = [(name, n) for n, name in enumerate(self.mixer.names)]
+            for w, chosen in ((self.i, self.i.value), (self.j, k)): w.options = menu; w.value = chosen
 
 # %% ../nbs/23_studio.ipynb #3d185c2a
 def read_upload(

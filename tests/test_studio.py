@@ -1,6 +1,7 @@
 """The swap studio without a browser: sliders move the picture, ends are the model's own swaps, uploads and errors; and no widget is stored in a notebook."""
 import io
 import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_ends_are_the_models_own_swaps(model, people):
     assert torch.allclose(m.picture(0, 1, 0.25, 0.6), by_hand, atol=1e-5)
     board = m.board(0, 1, 3)
     assert torch.allclose(board[1], m.picture(0, 1, 0.5, 0)) and torch.allclose(board[3], m.picture(0, 1, 0, 0.5)) and len(board) == 9
-    assert len(board_figure(m, 0, 1, 3).axes) == 15
+    assert len(board_figure(m, 0, 1, 3).axes) == 21
 
 
 def test_the_model_is_left_as_it_was(model, people):
@@ -83,7 +84,7 @@ def test_one_photo(model, people):
     assert Image.open(io.BytesIO(s.picture.value)).size == (128, 256)
 
 
-def upload(name: str, content: bytes) -> dict: return {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content), "last_modified": None}
+def upload(name: str, content: bytes) -> dict: return {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content), "last_modified": datetime(2026, 1, 1)}
 
 
 def test_upload(model, people, tmp_path):
@@ -115,6 +116,8 @@ def test_photos_from_everywhere(tmp_path):
     x, names = pick_photos(tmp_path / "写真", 64, 32, most=3)
     assert names == ["0.jpg", "3.jpg", "6.jpg"] and x.shape == (3, 3, 64, 32)
     assert pick_photos([str(files[4]), files[1]], 64, 32)[1] == ["4.jpg", "1.jpg"]
+    for n in ("-1_c1_1.jpg", "0001_c1_1.jpg", "0000_c2_1.jpg"): photo(tmp_path / "named" / n)
+    assert pick_photos(tmp_path / "named", 64, 32)[1] == ["0000_c2_1.jpg", "0001_c1_1.jpg"], "no junk"
     assert pick_photos(x, 64, 32)[1] == ["photo 1", "photo 2", "photo 3"]
 
 
@@ -123,7 +126,7 @@ def test_bad_input(tmp_path, model, people):
     for photos, kind, said in [
         (tmp_path / "none", FileNotFoundError, "none: no such folder"), (tmp_path / "empty", FileNotFoundError, "empty: an empty folder"), (tmp_path / "bad.jpg", NotADirectoryError, "bad.jpg: a file, not a folder"),
         ([tmp_path / "no.jpg"], FileNotFoundError, "no.jpg: no such photo. Check the path"), ([tmp_path / "empty"], FileNotFoundError, "a folder is given by itself"), ([tmp_path / "bad.jpg"], OSError, "bad.jpg: not a readable image"),
-        ([], ValueError, "an empty list. Give one photo or more"), (people.float(), ValueError, r"torch.float32 \(3, 3, 64, 32\), where uint8 \(n, 3, 64, 32\)"), (people[:, :, :8], ValueError, r"\(3, 3, 8, 32\)"),
+        ([], ValueError, "none to show. Give one photo or more"), (people.float(), ValueError, r"torch.float32 \(3, 3, 64, 32\), where uint8 \(n, 3, 64, 32\)"), (people[:, :, :8], ValueError, r"\(3, 3, 8, 32\)"),
         (people[:0], ValueError, "with n > 0 is expected")]:
         with pytest.raises(kind, match=said): swap_studio(model, photos)
     with pytest.raises(ValueError, match="most=0: take one photo or more"): swap_studio(model, people, most=0)
