@@ -29,6 +29,7 @@ from PIL import Image
 
 from .core import show_images
 from .data import DATASETS, REMEDY, ReidData, Split, describe, is_photo, load_dataset, name_rule, read_image, to_rgb
+from .synthetic import WORLDS, write_domain
 
 # %% ../nbs/19_check.ipynb #01389ed2
 class Count(NamedTuple):
@@ -179,7 +180,7 @@ def card_of(
     own: bool = False,  # photos of one's own, though in the layout of a known set
 ) -> Card:
     "The card of a dataset; of a tree of folders or a CSV by its counts."
-    if own: return CARDS["folder"]
+    if own: return CARDS["folder"]._replace(disjoint=data.name != "msmt17")   # there, a number in the test half is another person
     if (data.root / "factors.csv").is_file(): return CARDS["synthetic"]._replace(disjoint=data.name != "msmt17")
     if data.name in ("folder", "csv"): return next((c for c in CARDS.values() if c.counts and not differences(data, c)), CARDS[data.name])
     return CARDS["cuhk03-labeled" if data.name == "cuhk03" and data.root.name == "labeled" else data.name]
@@ -427,18 +428,30 @@ def _check(a: argparse.Namespace) -> int:
     _say(report_text(report))
     return 0 if report.fit else 1
 
-# %% ../nbs/19_check.ipynb #d98c1427
+# %% ../nbs/19_check.ipynb #d98c1426
 def _card(a: argparse.Namespace) -> int:
     if a.name not in (None, *CARDS): raise ValueError(f"card {a.name}: no such card; there are {', '.join(CARDS)}")
     _say("\n\n".join(f"{n}: {card_text(CARDS[n])}" for n in ([a.name] if a.name else CARDS)))
     return 0
 
+def _render(a: argparse.Namespace) -> int:
+    if a.world not in WORLDS: raise ValueError(f"--world {a.world}: there are {', '.join(WORLDS)}")
+    if a.people < 8 or a.photos < 4: raise ValueError(f"--people {a.people} --photos {a.photos}: give at least 8 people and 4 photos of each")
+    if min(a.height, a.width) < 16 or max(a.height, a.width) > 1024: raise ValueError(f"--height {a.height} --width {a.width}: give 16 to 1024 pixels")
+    out, test = Path(a.folder).expanduser(), max(2, a.people // 4)
+    if out.is_file(): raise NotADirectoryError(f"{out}: a file. Give a new folder")
+    try: root = write_domain(a.world, out, a.people, test, test, a.photos, a.photos, a.height, a.width, a.seed)
+    except FileExistsError as e: raise ValueError(f"{out}: holds something else already ({e}). Give a new folder") from None
+    _say(report_text(check_dataset(root)))
+    return 0
+
+# %% ../nbs/19_check.ipynb #d98c1427
 def data_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_data`."
     parser = argparse.ArgumentParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its folder is changed.")
-    commands = parser.add_subparsers(required=True, metavar="check | card")
+    commands = parser.add_subparsers(required=True, metavar="check | card | render")
     check = commands.add_parser("check", help="read all names, decode all photos, compare with what is published")
     check.add_argument("path", metavar="PATH", help="the dataset's folder, or the one around it; or a .csv file with the columns path, id, camera, split")
     check.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
@@ -450,6 +463,12 @@ def data_cli(
     card = commands.add_parser("card", help="what is known of a set: source, terms, counts")
     card.add_argument("name", nargs="?", help=", ".join(CARDS))
     card.set_defaults(do=_card)
+    render = commands.add_parser("render", help="rendered people to try everything with: nobody is in the pictures")
+    render.add_argument("folder", metavar="FOLDER", help="a new one; what is there already is found again")
+    render.add_argument("--world", default="market", help=f"whose layout, places and clothes: {', '.join(WORLDS)} (default: market)")
+    for name, value, what in (("people", 40, "training people; a quarter as many to test, and to validate"), ("photos", 8, "of each person"), ("height", 128, "pixels"), ("width", 64, "pixels"), ("seed", 1, "other people")):
+        render.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
+    render.set_defaults(do=_render)
     a = parser.parse_args(args)
     try: return a.do(a)
     except (ValueError, OSError) as e: print(f"dgnet_data: {e}", file=sys.stderr)

@@ -458,7 +458,8 @@ def _why(e: Exception, path: Path) -> str:
     if not path.is_file(): return "no such file" if not path.exists() else "a folder"
     if not path.stat().st_size: return "an empty file"
     if isinstance(e, UnidentifiedImageError): return "no image format that is known"
-    return "cut short" if "truncated" in str(e) else f"damaged, {type(e).__name__}"
+    if isinstance(e, (OSError, SyntaxError, EOFError)): return "cut short" if "truncated" in str(e) else "damaged or cut short"
+    return f"damaged, {type(e).__name__}"
 
 def _look(path: Path, height: int, width: int) -> np.ndarray | Broken:
     try:

@@ -102,7 +102,7 @@ class Coder(NamedTuple):
         with evaluating(self.model):
             return torch.cat([to_uint8(denormalise(self.model.G(*rows))).cpu() for rows in zip(a.split(self.batch), s.split(self.batch))])
 
-# %% ../nbs/20_generate.ipynb #e1737c77
+# %% ../nbs/20_generate.ipynb #f7c81fad
 def paint_pairs(
     coder: Coder,
     x_i: UInt8[Tensor, "n 3 h w"],  # appearance
@@ -180,7 +180,7 @@ def sheet(
         if labels: _write(draw, labels[n], (left + w // 2, top - head // 2), w)
     return out
 
-# %% ../nbs/20_generate.ipynb #f21fe877
+# %% ../nbs/20_generate.ipynb #bfcb5ec7
 class Painter(Coder):
     "Photos in, PIL images out; `size` is height and width in pixels, None the network's own."
     def swap(self, appearance: Photo, structure: Photo, size: tuple[int, int] | None = None) -> Image.Image:
@@ -600,7 +600,7 @@ def _progress(what: str) -> Callable[[int, int], None]:
         if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} {what}" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
     return report
 
-# %% ../nbs/20_generate.ipynb #e99f983c
+# %% ../nbs/20_generate.ipynb #a907d638
 def _swap(a: argparse.Namespace) -> None:
     model, photos = _model(a), [_file(p) for p in (a.appearance, a.structure)]
     out, painter = _target(a.out, _STILL, [model, *photos], a.force), open_painter(model)

@@ -70,8 +70,9 @@ def test_the_second_release_of_msmt17(layouts, tmp_path):
     root = tmp_path / "MSMT17_V2"
     shutil.copytree(layouts["msmt17"], root)
     for f in ("train", "test"): (root / f).rename(root / f"mask_{f}_v2")
+    (root / "factors.csv").unlink()   # of the renderer: its paths are those of the first release
     a, b = load_dataset(None, layouts["msmt17"]), load_dataset("msmt17", root)
-    assert [s.ids.tolist() for s in a.splits] == [s.ids.tolist() for s in b.splits] and check_dataset(root).fit
+    assert [s.ids.tolist() for s in a.splits] == [s.ids.tolist() for s in b.splits] and check_dataset(root, own=True).fit
 
 
 def test_labeled_boxes(layouts, tmp_path):
