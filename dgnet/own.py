@@ -7,7 +7,7 @@ __all__ = ['UNREADABLE', 'CURVES', 'KNOWN', 'refuse_unfit', 'is_measurable', 'se
            'marks_of', 'loss_figure', 'own_swaps', 'own_lists', 'OwnRun', 'write_own', 'train_own', 'parse_changes',
            'train_cli']
 
-# %% ../nbs/22_own.ipynb #4a76a3d4
+# %% ../nbs/22_own.ipynb #54287950
 import argparse
 import html
 import json
@@ -37,6 +37,7 @@ from .model import DGNet
 from .reid import Embeddings, check_labels, embed, ranked_list, show_ranked_list
 from .report import Part, html_table, picture_html, report_page
 from .runs import Job, Progress, Run, WeakTeacher, photos, plan_one, rank, run_on, swap_figure, with_source
+from .schedule import loss_weights
 from .teacher import Clock
 
 # %% ../nbs/22_own.ipynb #3ebe8001
@@ -78,7 +79,7 @@ def measured_on(
     "Query and gallery of the people who were not trained on."
     return (data.query, data.gallery) if data.query.n and data.gallery.n else (data.val_query, data.val_gallery)
 
-# %% ../nbs/22_own.ipynb #b7059e02
+# %% ../nbs/22_own.ipynb #9d435d13
 def output_folder(
     out: str | Path | None,  # None: local/trained, under the dataset's name
     source: Path,            # the dataset's folder, or its CSV
@@ -89,7 +90,7 @@ def output_folder(
     home = source.resolve() if source.is_dir() else source.resolve().parent
     if folder.resolve().is_relative_to(home): raise ValueError(f"--out {folder}: lies inside the dataset, which stays as it is. Write elsewhere")
     if folder.exists() and not folder.is_dir(): raise ValueError(f"--out {folder}: is a file. Give a folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(p.suffix != ".tmp" for p in folder.iterdir()):
         marks = folder / "metrics.json"
         try: same = json.loads(marks.read_text(encoding="utf-8"))["run"] == key
         except (OSError, ValueError, KeyError): same = False
@@ -110,17 +111,18 @@ def marks_of(
     found |= {"f_prim": ours["prim"], "f_fine": ours["fine"], "f_prim, f_fine": ours["both"]}
     return pd.DataFrame([{"feature": k, "R@1": 100 * r.rank1, "R@5": 100 * r.rank5, "R@10": 100 * r.rank10, "mAP": 100 * r.mAP, "protocol": r.protocol} for k, r in found.items()])
 
-# %% ../nbs/22_own.ipynb #e1658aff
+# %% ../nbs/22_own.ipynb #95b4af3a
 CURVES = (("img1", "adv", "d"), ("id_s", "id_c", "prim", "fine"))
 
 def loss_figure(
-    log: pd.DataFrame,  # of a run
+    run: Run,
 ) -> matplotlib.figure.Figure:
-    "The losses over the iterations: of the pictures, and of the identities."
+    "The losses over the iterations, of the pictures and of the identities; not those whose weight is 0 to the end."
+    log, weights = run.log, {"d": 1.0, **loss_weights(run.config.n_iter - 1, run.config)}
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.2))
     for ax, names, title in zip(axes, CURVES, ("of the pictures", "of the identities")):
         for name in names:
-            if name in log and log[name].notna().any(): ax.plot(log["it"], log[name].rolling(5, min_periods=1).mean(), label=name, marker="." if len(log) < 20 else None)
+            if weights[name] and name in log and log[name].notna().any(): ax.plot(log["it"], log[name].rolling(5, min_periods=1).mean(), label=name, marker="." if len(log) < 20 else None)
         ax.set(xlabel="iteration", title=title); ax.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("loss, both directions")
     fig.tight_layout()
@@ -154,7 +156,7 @@ def own_lists(
     q, g = (embed(run.model.E_a, x, s, flip=run.config.flip_test) for x, s in zip(images, (query, gallery)))
     return show_ranked_list(*images, ranked_list(q, g, min(10, gallery.n), beta=run.config.beta, beta_on=run.config.beta_on), _faces(query, n).tolist())
 
-# %% ../nbs/22_own.ipynb #4aa2150c
+# %% ../nbs/22_own.ipynb #4d201ac0
 class OwnRun(NamedTuple):
     "What `train_own` leaves."
     run: Run
@@ -182,7 +184,7 @@ def _pages(run: Run, found: DataReport, marks: pd.DataFrame, pictures: dict[str,
               ("Data", "data", "The photos", html_table(found.table.to_dict("records"), f"What lies in the folder: {found.verdict}"))]
     return [Part(group, anchor, "", title, "", content) for group, anchor, title, content in parts]
 
-# %% ../nbs/22_own.ipynb #85a81d09
+# %% ../nbs/22_own.ipynb #0353f254
 def write_own(
     run: Run,
     found: DataReport,       # of its photos
@@ -191,21 +193,24 @@ def write_own(
     notes: list = [],        # of str: what was warned of
 ) -> OwnRun:
     "Model, log, marks, pictures and page; a kill in the middle leaves nothing that the same command does not put right."
+    def note(about: dict) -> None:
+        with writing(folder / "metrics.json"): (folder / "metrics.json.tmp").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8"); (folder / "metrics.json.tmp").replace(folder / "metrics.json")
+    note({"run": run.provenance["run"], "finished": False})   # first, so that the same command knows the folder again
     marks, pictures = marks_of(run), {}
-    for stem, draw in (("losses", lambda: loss_figure(run.log)), ("swaps", lambda: own_swaps(run)), ("lists", lambda: own_lists(run))):
+    for stem, draw in (("losses", lambda: loss_figure(run)), ("swaps", lambda: own_swaps(run)), ("lists", lambda: own_lists(run))):
         fig, pictures[stem] = draw(), folder / f"{stem}.png"
         with writing(pictures[stem]): fig.savefig(pictures[stem], metadata={"Software": None})
         plt.close(fig)
-    about = {"run": run.provenance["run"], "marks": marks.to_dict("records"), "measured on": [s.name for s in measured_on(run.data)], "photos": {s.name: [s.n, len(s.people)] for s in run.data.splits},
+    about = {"run": run.provenance["run"], "finished": True, "marks": marks.to_dict("records"), "measured on": [s.name for s in measured_on(run.data)], "photos": {s.name: [s.n, len(s.people)] for s in run.data.splits},
              "notes": notes, "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out], "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(), "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
     with writing(folder):
         for name in ("model.safetensors", "log.csv"):
             shutil.copy(run.folder / name, folder / f"{name}.tmp"); (folder / f"{name}.tmp").replace(folder / name)
         (folder / "report.html").write_text(report_page(_pages(run, found, marks, pictures), "DG-Net, trained", _intro(run, found, left_out, notes)), encoding="utf-8")
-        (folder / "metrics.json").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
+    note(about)
     return OwnRun(run, folder, marks, notes)
 
-# %% ../nbs/22_own.ipynb #38a25b57
+# %% ../nbs/22_own.ipynb #f8ea8a1c
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
     tier: str = "mini",             # smoke, mini, full or paper
@@ -240,7 +245,7 @@ def train_own(
     notes = sorted({str(w.message) for w in heard if Path(w.filename).parent.name == "dgnet"})
     return write_own(run, found, left_out, folder, notes)
 
-# %% ../nbs/22_own.ipynb #ad59e075
+# %% ../nbs/22_own.ipynb #4de21465
 KNOWN = ("dataset", "tier", "recipe", "source", "hold_out", "people", "shots", "test_shots", "test_people", "val_people", "method", "rival_iter", "offline")   # not for --set
 
 def parse_changes(
@@ -258,7 +263,7 @@ def parse_changes(
         if wrong := value_fault(name, found[name]): raise ValueError(f"--set {pair}: must be {wrong}")
     return found
 
-# %% ../nbs/22_own.ipynb #ab17b5ef
+# %% ../nbs/22_own.ipynb #7466233f
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dgnet_train", description="From a folder of photos to a model and a page: teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
     parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
@@ -280,7 +285,7 @@ def _say(done: OwnRun, path: str) -> None:
     print(done.marks.to_string(index=False, float_format="{:.1f}".format))
     print(f"model: {model}\npage:  {done.folder / 'report.html'}\nnow try:\n  dgnet_generate --model '{model}' …\n  dgnet_rank --model '{model}' --gallery '{path}' PHOTO")
 
-# %% ../nbs/22_own.ipynb #7ac53161
+# %% ../nbs/22_own.ipynb #22fd5cdf
 class _Teller:
     "Progress on the terminal, made when the configuration is known."
     def __init__(self): self.progress = None

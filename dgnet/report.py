@@ -424,7 +424,7 @@ def report_parts(
         also = [f"<a href='#real-{p.stem}'>{html.escape(str(about['provenance'].get('dataset')))}, tier {about['tier']}</a>" for p, about in real.items() if item in items_of(about["label"])]
         if also: mine.append(f"<p class='note'>{'Also measured' if mine else 'Measured so far only'} on real photographs: {'; '.join(also)}.</p>")
         parts.append(Part(item.kind + "s", item.anchor, item.kind, str(item.number), item.title, "\n".join(mine)))
-    parts += [Part("Beyond the paper", l, "", l, "", report_section(p, l, packed=packed)) for l, p in stored.items() if not items_of(l)]
+    parts += [Part("Beyond the paper", l, "", l.replace("_", " ").capitalize(), "", report_section(p, l, packed=packed)) for l, p in stored.items() if not items_of(l)]
     for p, about in real.items():
         name = ", ".join(i.name for i in items_of(about["label"])) or about["label"]
         where = f"real photographs: {about['provenance'].get('dataset')}, tier {about['tier']}"

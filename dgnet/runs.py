@@ -8,7 +8,7 @@ __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHA
            'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder', 'fill_store', 'get_run',
            'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs',
            'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker',
-           'side_by_side', 'train_all', 'reproduce', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
+           'side_by_side', 'train_all', 'reproduce', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
            'reproduce_cli', 'seven_people', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
@@ -510,7 +510,7 @@ def run_notebook(
     out.parent.mkdir(parents=True, exist_ok=True)
     stamp, noted = notebook_stamp(recipe, tier, paths), out.with_suffix(".stamp")
     made = artifact_folder(tier, bool(paths)) if tagged or recipe.stem in SHOWN else None
-    there = made is None or (made / f"{SHOWN.get(recipe.stem, recipe.stem)}.json").exists()   # whoever deletes figures/ wants them made again
+    there = made is None or all((made / f"{l}.json").exists() for l in SHOWN.get(recipe.stem, (recipe.stem,)))   # whoever deletes figures/ wants them made again
     if not force and there and noted.exists() and noted.read_text() == stamp: return "nothing changed"
     began = time.monotonic()
     try: papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3", progress_bar=False, cwd=str(ROOT / "nbs"),
@@ -634,16 +634,20 @@ def reproduce(
         else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
         print(f"{n.stem:28s} {said}", flush=True)
-    shown = tier == "mini" and not (paths or only or broken)
+    shown = tier == "mini" and not (paths or only or broken) and bool(notebooks)
     side_by_side(notebooks + (walkthroughs(walk) if walk or shown else []), workers, execute)
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
-        print(f"report: {write_report(FIGURES / 'report.html', [*(n.stem for n in NOTEBOOKS), *SHOWN.values()]).relative_to(ROOT)}")
+        print(f"report: {write_report(FIGURES / 'report.html', all_labels()).relative_to(ROOT)}")
     print(f"all done in {(time.monotonic() - began) / 60:.1f} min" + (f", but {len(failed)} failed" if failed else ""))
     return failed
 
 # %% ../nbs/18_runs.ipynb #49ef7338
-SHOWN = {"20_generate": "generate_examples", "21_rank": "rank_examples", "23_studio": "studio_board"}   # walk-throughs with a picture of the mini run, and its name
+SHOWN = {"20_generate": ("generate_examples",), "21_rank": ("rank_examples",), "22_own": ("own_training", "contact_sheet"), "23_studio": ("studio_board",)}   # walk-throughs that store pictures of the mini run
+
+def all_labels() -> list[str]:
+    "The names of all artefacts that there could be, in the order of the report."
+    return [*(n.stem for n in NOTEBOOKS), *(l for labels in SHOWN.values() for l in labels)]
 
 def walkthroughs(
     every: bool = True,   # else only those in SHOWN

@@ -46,8 +46,8 @@ def report():
 
 @pytest.fixture(scope="module")
 def labels():
-    from dgnet.runs import NOTEBOOKS
-    return [n.stem for n in NOTEBOOKS]
+    from dgnet.runs import all_labels
+    return all_labels()
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_tier_claim_and_provenance_are_there(report, page, path):
     for section in [f"real-{path.stem}"] if path in REAL else anchors(report, path.stem, page):
         said = page.text[section]
         assert f"tier {about['tier']}" in said and about["rows"].get("claim", "") in said and report.training_words(p) in said
-        wanted = [p["code_version"], p.get("run"), p.get("config_hash"), p.get("device"), *(f"{k} {v}" for k, v in p["packages"].items()), f"nbs/{about['label']}.ipynb"]
+        wanted = [p["code_version"], p.get("run"), p.get("config_hash"), p.get("device"), *(f"{k} {v}" for k, v in p["packages"].items()), p.get("notebook", f"nbs/{about['label']}.ipynb")]
         assert all(w in said for w in wanted if w)
 
 
