@@ -6,13 +6,16 @@ STAMP  := $(VENV)/.installed
 TIER   ?= mini
 ARGS   ?=
 
-.PHONY: reproduce test lab prepare environment clean-environment
+.PHONY: reproduce test torture lab prepare environment clean-environment
 
 reproduce: $(STAMP)  ## train what is missing, run every reproduction notebook, write figures/
 	$(BIN)/dgnet_reproduce --tier $(TIER) $(ARGS)
 
 test: $(STAMP)  ## export and clean leave no diff, library notebooks, pytest, reproduction notebooks at smoke
 	$(BIN)/python tests/run_all.py
+
+torture: $(STAMP)  ## kill a small training fifty times at random moments, fill its disk, compare the weights (some ten minutes)
+	$(BIN)/python tests/torture.py $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

@@ -28,7 +28,8 @@ import torch
 from PIL import Image
 
 from .core import show_images
-from .data import DATASETS, REMEDY, ReidData, Split, describe, is_photo, load_dataset, read_image
+from .data import DATASETS, REMEDY, ReidData, Split, describe, is_photo, load_dataset, name_rule, read_image, to_rgb
+from .synthetic import WORLDS, write_domain
 
 # %% ../nbs/19_check.ipynb #01389ed2
 class Count(NamedTuple):
@@ -65,6 +66,8 @@ def _cuhk03(boxes: str, train: int, gallery: int) -> Card:
     return Card(f"CUHK03-NP, {boxes}", "The Chinese University of Hong Kong: Li et al., CVPR 2014; this split: Zhong et al., CVPR 2017", _UNKNOWN, "withdrawn or not: " + _UNKNOWN, _RESEARCH,
                 2, {"train": Count(train, 767), "query": Count(1400, 700), "gallery": Count(gallery, 700)})
 
+def _own(title: str) -> Card: return Card(title, "you", "yours to know, and the wish of those in the photos", "–", "as those in the photos allow")
+
 CARDS = {
     "market": Card("Market-1501", "Tsinghua University: Zheng et al., ICCV 2015",
         "its readme: 'should be used for research only. Please DO NOT distribute or use it for commercial purpose.'", "withdrawn or not: " + _UNKNOWN, _RESEARCH,
@@ -75,7 +78,8 @@ CARDS = {
         15, {"train": Count(32621, 1041), "query": Count(11659, 3060), "gallery": Count(82161, 3060)}, disjoint=False),
     "cuhk03": _cuhk03("detected", 7365, 5332),
     "cuhk03-labeled": _cuhk03("labeled", 7368, 5328),
-    "folder": Card("photos of your own", "you", "yours to know, and the wish of those in the photos", "–", "as those in the photos allow"),
+    "folder": _own("photos of your own"),
+    "csv": _own("photos of your own, listed in a CSV"),
     "synthetic": Card("a rendered world", "dgnet.synthetic", "Apache-2.0, as this project", "not withdrawn", "anything: nobody is in the pictures", real=False),
 }
 
@@ -107,13 +111,13 @@ KINDS = {
     "cameras": Kind("stop", "test photos without a camera while others have one", "note the camera of all photos or of none"),
     "lost": Kind("stop", "test sides in which no query can be answered", "give the same person the same number in query and gallery, at two cameras"),
     "unanswered": Kind("look", "queries without a true match in the gallery (each counts as 0)", "add a photo by another camera, or drop the query"),
-    "name": Kind("look", "photos passed over, their names say no person", "rename them like 0002_c1s1_000451_03.jpg, or move them away"),
-    "unlisted": Kind("look", "photos that no list names, passed over", "nothing, if the lists are as published"),
+    "name": Kind("look", "photos passed over, their names say no person", "rename them like 0002_c1s1_000451_03.jpg, say how they are named (--pattern), or move them away"),
+    "unlisted": Kind("look", "photos that no list names, passed over", "nothing, if the lists are as they should be"),
     "mode": Kind("look", "photos that are not RGB (converted when read)", "nothing, if they look right on the sheet (--sheet)"),
     "size": Kind("look", "photos of odd size", "look at them; every photo is resized to one shape"),
     "single": Kind("note", "people with one training photo: x_t is x_i", "nothing"),
     "untested": Kind("note", "no test people", "hold some out: dgnet.data.holdout"),
-    "no cameras": Kind("note", "no camera is known: ranking counts every photo of the person as a match", "name files like 0002_c1_1.jpg where cameras are known"),
+    "no cameras": Kind("note", "no camera is known: ranking counts every photo of the person as a match", "name files like 0002_c1_1.jpg where cameras are known, or say how they are named (--pattern)"),
     "stray": Kind("note", "stray files, ignored", "nothing"),
     "double": Kind("note", "names with a double ending, used like any other", "nothing"),
 }
@@ -149,7 +153,7 @@ def check_names(
     "Stray files, photos that were passed over, double endings."
     found, used = [], {p for s in data.splits for p in s.paths}
     for s in data.splits:
-        lists = data.name == "msmt17" and not s.name.startswith("val")   # a list names the photos; elsewhere the folder does
+        lists = data.name == "csv" or data.name == "msmt17" and not s.name.startswith("val")   # a list names the photos; elsewhere the folder does
         for folder in sorted({p.parent for p in s.paths}):
             with os.scandir(folder) as entries: names = sorted(e.name for e in entries if not e.is_dir())
             found += [Finding("stray", s.name, _shown(folder / n, data.root), stray_kind(n)) for n in names if not is_photo(n)]
@@ -175,10 +179,10 @@ def card_of(
     data: ReidData,
     own: bool = False,  # photos of one's own, though in the layout of a known set
 ) -> Card:
-    "The card of a dataset; in a tree of folders by its counts."
-    if own: return CARDS["folder"]
+    "The card of a dataset; of a tree of folders or a CSV by its counts."
+    if own: return CARDS["folder"]._replace(disjoint=data.name != "msmt17")   # there, a number in the test half is another person
     if (data.root / "factors.csv").is_file(): return CARDS["synthetic"]._replace(disjoint=data.name != "msmt17")
-    if data.name == "folder": return next((c for c in CARDS.values() if c.counts and not differences(data, c)), CARDS["folder"])
+    if data.name in ("folder", "csv"): return next((c for c in CARDS.values() if c.counts and not differences(data, c)), CARDS[data.name])
     return CARDS["cuhk03-labeled" if data.name == "cuhk03" and data.root.name == "labeled" else data.name]
 
 # %% ../nbs/19_check.ipynb #bc11cabd
@@ -219,7 +223,7 @@ def check_people(
 class PhotoFacts(NamedTuple):
     "What decoding a file showed."
     mode: str      # PIL's: "RGB", "L" for grey, "CMYK", …
-    height: int    # pixels
+    height: int    # pixels, of the photo as it is meant: EXIF may turn it
     width: int     # pixels
     fault: str     # a key of KINDS, "" when the file is whole
     detail: str    # the decoder's words
@@ -231,7 +235,8 @@ def decode(
     try:
         with Image.open(path) as im:
             im.load()
-            return PhotoFacts(im.mode, im.height, im.width, "", "")
+            seen = to_rgb(im)
+            return PhotoFacts(im.mode, seen.height, seen.width, "", "")
     except PermissionError: return PhotoFacts("", 0, 0, "locked", "")
     except Exception as e:   # a damaged file can make a decoder raise anything
         if path.is_file() and path.stat().st_size == 0: return PhotoFacts("", 0, 0, "empty", "0 bytes")
@@ -292,15 +297,13 @@ class DataReport(NamedTuple):
         return "fit to train on" + (f"; look at {look}" if look else "")
 
 # %% ../nbs/19_check.ipynb #ee940a2c
-def _open(path: Path, name: str | None) -> ReidData:
+def _open(path: Path, name: str | None, pattern: str | None = None) -> ReidData:
     "`load_dataset`, with errors that always name the place."
     try:
-        if path.is_file(): raise NotADirectoryError(f"{path}: a file, not a folder. Unpack it if it is an archive, and give the folder. {REMEDY}")
         if path.is_dir() and not any(path.iterdir()): raise FileNotFoundError(f"{path}: an empty folder. {REMEDY}")
-        return load_dataset(name, path)
+        return load_dataset(name, path, pattern)
     except PermissionError as e: raise PermissionError(f"{e.filename or path}: no permission to read. Ask its owner, or: chmod -R u+rX {path}") from None
-    except (ValueError, IndexError) as e:
-        raise ValueError(str(e) if str(path) in str(e) else f"{path}: a list or a table in it cannot be read ({e}). {REMEDY}") from None
+    except ValueError as e: raise ValueError(str(e) if str(path) in str(e) else f"{path}: {e}") from None
 
 def _table(data: ReidData, card: Card) -> pd.DataFrame:
     def published(name):
@@ -316,17 +319,19 @@ def _gone(data: ReidData) -> list[Finding]:
 
 # %% ../nbs/19_check.ipynb #4993f8eb
 def check_dataset(
-    path: str | Path,            # the dataset's folder, or the one around it
+    path: str | Path,            # the dataset's folder, or the one around it; or a .csv file
     name: str | None = None,     # one of DATASETS; None: whatever lies there
     own: bool = False,           # photos of one's own: compare no counts
     workers: int | None = None,  # threads that decode
     report: Callable[[int, int], None] | None = None,  # told how many photos are decoded, of how many
+    pattern: str | None = None,  # how files are named, see `name_rule` of `data`
 ) -> DataReport:
     "Look at everything, change nothing. Raises OSError or ValueError naming path and remedy when there is no dataset to look at."
     began, path = time.monotonic(), Path(path).expanduser()
+    name_rule(pattern)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # what `load_dataset` and PIL warn of are findings here
-        data = _open(path, name)
+        data = _open(path, name, pattern)
         card = card_of(data, own)
         where = [(s, p) for s in data.splits for p in s.paths]
         seen = decode_all([p for _, p in where], workers, report)
@@ -395,7 +400,8 @@ def _target(file: str | None, option: str, root: Path, endings: tuple) -> Path |
     path = Path(file).expanduser()
     if not path.parent.is_dir(): raise FileNotFoundError(f"{option} {file}: there is no folder {path.parent}. Make it first, or write elsewhere")
     if path.is_dir() or path.suffix.lower() not in endings: raise ValueError(f"{option} {file}: give a file that ends in {' or '.join(endings)}")
-    if path.resolve().is_relative_to(root.expanduser().resolve()): raise ValueError(f"{option} {file}: lies inside the dataset, which stays as it is. Write elsewhere")
+    place = root.expanduser().resolve()
+    if path.resolve().is_relative_to(place): raise ValueError(f"{option} {file}: {'is the list of photos itself' if place.is_file() else 'lies inside the dataset'}, which stays as it is. Write elsewhere")
     if not os.access(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"{option} {file}: no permission to write there. Write elsewhere")
     return path
 
@@ -408,32 +414,48 @@ def _say(text: str) -> None:
 
 def _check(a: argparse.Namespace) -> int:
     sheet, table = _target(a.sheet, "--sheet", Path(a.path), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv", Path(a.path), (".csv",))
-    report = check_dataset(a.path, a.name, a.own, report=_progress)
+    if sheet and sheet.exists() and Path(a.path).expanduser().is_file():   # photos of a CSV may lie anywhere
+        if any(sheet.samefile(p) for s in _open(Path(a.path).expanduser(), a.name, a.pattern).splits for p in s.paths):
+            raise ValueError(f"--sheet {a.sheet}: is one of the photos, which stay as they are. Write elsewhere")
+    report = check_dataset(a.path, a.name, a.own, report=_progress, pattern=a.pattern)
     if table: findings_table(report).to_csv(table, index=False)
     if sheet and report.table["people"][0]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fig = contact_sheet(load_dataset(a.name, a.path))
+            fig = contact_sheet(load_dataset(a.name, a.path, a.pattern))
             fig.savefig(sheet); plt.close(fig)
         if report.card.real: print("the sheet shows photographs of people: it stays on this machine, as the photographs do")
     _say(report_text(report))
     return 0 if report.fit else 1
 
-# %% ../nbs/19_check.ipynb #d98c1427
+# %% ../nbs/19_check.ipynb #d98c1426
 def _card(a: argparse.Namespace) -> int:
     if a.name not in (None, *CARDS): raise ValueError(f"card {a.name}: no such card; there are {', '.join(CARDS)}")
     _say("\n\n".join(f"{n}: {card_text(CARDS[n])}" for n in ([a.name] if a.name else CARDS)))
     return 0
 
+def _render(a: argparse.Namespace) -> int:
+    if a.world not in WORLDS: raise ValueError(f"--world {a.world}: there are {', '.join(WORLDS)}")
+    if a.people < 8 or a.photos < 4: raise ValueError(f"--people {a.people} --photos {a.photos}: give at least 8 people and 4 photos of each")
+    if min(a.height, a.width) < 16 or max(a.height, a.width) > 1024: raise ValueError(f"--height {a.height} --width {a.width}: give 16 to 1024 pixels")
+    out, test = Path(a.folder).expanduser(), max(2, a.people // 4)
+    if out.is_file(): raise NotADirectoryError(f"{out}: a file. Give a new folder")
+    try: root = write_domain(a.world, out, a.people, test, test, a.photos, a.photos, a.height, a.width, a.seed)
+    except FileExistsError as e: raise ValueError(f"{out}: holds something else already ({e}). Give a new folder") from None
+    _say(report_text(check_dataset(root)))
+    return 0
+
+# %% ../nbs/19_check.ipynb #d98c1427
 def data_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_data`."
     parser = argparse.ArgumentParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its folder is changed.")
-    commands = parser.add_subparsers(required=True, metavar="check | card")
+    commands = parser.add_subparsers(required=True, metavar="check | card | render")
     check = commands.add_parser("check", help="read all names, decode all photos, compare with what is published")
-    check.add_argument("path", metavar="FOLDER", help="the dataset's folder, or the one around it")
+    check.add_argument("path", metavar="PATH", help="the dataset's folder, or the one around it; or a .csv file with the columns path, id, camera, split")
     check.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
+    check.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
     check.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare no counts")
     check.add_argument("--sheet", metavar="FILE.png", help="write a contact sheet: some people, some photos of each")
     check.add_argument("--csv", metavar="FILE.csv", help="write all findings as a table")
@@ -441,6 +463,12 @@ def data_cli(
     card = commands.add_parser("card", help="what is known of a set: source, terms, counts")
     card.add_argument("name", nargs="?", help=", ".join(CARDS))
     card.set_defaults(do=_card)
+    render = commands.add_parser("render", help="rendered people to try everything with: nobody is in the pictures")
+    render.add_argument("folder", metavar="FOLDER", help="a new one; what is there already is found again")
+    render.add_argument("--world", default="market", help=f"whose layout, places and clothes: {', '.join(WORLDS)} (default: market)")
+    for name, value, what in (("people", 40, "training people; a quarter as many to test, and to validate"), ("photos", 8, "of each person"), ("height", 128, "pixels"), ("width", 64, "pixels"), ("seed", 1, "other people")):
+        render.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
+    render.set_defaults(do=_render)
     a = parser.parse_args(args)
     try: return a.do(a)
     except (ValueError, OSError) as e: print(f"dgnet_data: {e}", file=sys.stderr)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'normalise', 'denormalise', 'from_uint8', 'to_uint8',
-           'image_grid', 'show_images', 'set_style', 'local_file', 'code_version', 'package_versions', 'short_hash',
-           'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
+           'image_grid', 'show_images', 'set_style', 'local_file', 'writing', 'code_version', 'package_versions',
+           'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import hashlib
@@ -16,6 +16,8 @@ import platform
 import random
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +69,8 @@ def device_name(
 ) -> str:
     "A device in words, for the provenance of an artefact: `NVIDIA H200`, `CPU x86_64, 2 threads`."
     if device.type == "cuda": return torch.cuda.get_device_name(device)
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    return f"CPU {platform.machine()}, {n} thread{'s' if n > 1 else ''}"
 
 # %% ../nbs/00_core.ipynb #0e272335
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -168,6 +171,20 @@ def local_file(
     if asked: raise FileNotFoundError(f"{found}: no such file. {'path' if path else env} must name a copy of {name}; fetch it from {url}")
     if not required: return None
     raise FileNotFoundError(f"{name} is not here. Fetch it from {url} and put it at {found}, or point {env} at your copy.")
+
+# %% ../nbs/00_core.ipynb #363066ad
+@contextmanager
+def writing(
+    path: str | Path,                 # the file that is being written
+    *also: type[Exception],           # errors of a library that mean the same
+) -> Iterator[None]:
+    "What stops a file from being written becomes one OSError that names the file and the remedy."
+    try: yield
+    except (OSError, RuntimeError, *also) as e:
+        first = e
+        while not getattr(first, "strerror", None) and (first.__cause__ or first.__context__): first = first.__cause__ or first.__context__   # torch hides the disk's error behind its own
+        why = getattr(first, "strerror", None) or str(e).splitlines()[0]
+        raise OSError(f"{path}: cannot be written ({why}). Make room on that disk, or see to its permissions; what was there before is as it was.") from e
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:

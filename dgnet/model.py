@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from . import __version__
 from .appearance import AppearanceEncoder, BaselineNet
 from .config import Config
+from .core import writing
 from .decoder import Decoder
 from .discriminator import Discriminator
 from .structure import StructureEncoder, grey
@@ -118,7 +119,7 @@ def save_model(
                  config=asdict(model.cfg), init=model.E_a.init, sha256=content_hash(tensors), metadata=metadata)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, {"dgnet": json.dumps(about)})
+        with writing(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps(about)})
         temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
     return path

@@ -434,13 +434,15 @@ def report_parts(
 # %% ../nbs/17_report.ipynb #cfae0281
 def report_page(
     parts: list[Part],  # from `report_parts`
+    title: str = "DG-Net, reproduced",  # of the window
+    intro: str = "",    # HTML at its top; default: what the page of the paper's figures says
 ) -> str:
     "The whole page as text."
     paper, real = [p for p in parts if p.group in ("Figures", "Tables")], [p for p in parts if p.group == "Real photographs"]
     count = f"Regenerated so far: {sum(bool(p.content) for p in paper)} of {len(paper)}" + (f"; and {len(real)} on real photographs, of which numbers alone are stored." if real else ".")
     body = "\n".join(f"<h2 id='{g.split()[0].lower()}'>{g}</h2>\n" + "\n".join(p.html for p in own) for g, own in _by_group(parts).items())
     return (f"<!doctype html>\n<html lang='en'>\n<head><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'><meta http-equiv='Content-Security-Policy' content=\"{_POLICY}\">"
-            f"<title>DG-Net, reproduced</title><style>{STYLE}</style></head>\n<body><a class='skip' href='#main'>Skip to the results</a><div class='page'>\n<header>{_INTRO.format(count=count)}</header>\n"
+            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><a class='skip' href='#main'>Skip to the results</a><div class='page'>\n<header>{intro or _INTRO.format(count=count)}</header>\n"
             f"{contents(parts)}\n<main id='main'>\n{body}\n</main></div>\n<dialog id='zoom' aria-label='Enlarged picture'><div class='bar'><p></p><button type='button' class='wide'>Fit to window</button>"
             f"<button type='button' class='close'>Close</button></div><div class='pane' tabindex='0' role='group' aria-label='Picture'></div></dialog>\n<script>{SCRIPT}</script></body></html>\n")
 

@@ -24,8 +24,8 @@ from .core import denormalise, from_uint8
 from .data import SamePerson, augment
 from .losses import l_adv_d, l_adv_g, l_img
 from .synthetic import JOINTS, Structure, camera_axes, place, read_factors, skeleton
-from .teacher import Clock, load_state, save_state
-from .train import check_losses, check_weights, descend, frozen
+from .teacher import Clock, check_losses, check_weights, load_state, save_state
+from .train import descend, frozen
 
 # %% ../nbs/16_rivals.ipynb #1ab818a2
 def joint_points(

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
-           'RIVAL_STEP', 'WORKERS', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
+           'RIVAL_STEP', 'WORKERS', 'SHOWN', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
            'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder', 'fill_store', 'get_run',
-           'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_runs', 'Progress',
-           'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side',
-           'train_all', 'reproduce', 'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli',
-           'seven_people', 'swap_figure']
+           'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs',
+           'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker',
+           'side_by_side', 'train_all', 'reproduce', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
+           'reproduce_cli', 'seven_people', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
 import argparse
@@ -35,7 +35,7 @@ from torch import nn
 
 from .appearance import BaselineNet
 from .config import RUN_VERSION, Config, make_config, run_key
-from .core import FIGURES, LOCAL, ROOT, default_device, device_name, normalise, short_hash, to_uint8
+from .core import FIGURES, LOCAL, ROOT, artifact_folder, default_device, device_name, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
 from .model import DGNet, config_from_dict
 from .quality import SwapTruth, generate_all, random_pairs, swap_truth
@@ -74,9 +74,10 @@ def with_source(
     data: ReidData,            # what was found in the folder
     path: str | Path | None,   # as in `get_data`
 ) -> Config:
-    "The configuration with a word on where its photos come from: for a real folder, its counts (never its path)."
+    "The configuration with a word on where its photos come from: for a real folder, its counts and a hash of its files' names, labels and sizes (never its path)."
     if not path: return cfg
-    return replace(cfg, source=f"real: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery")
+    rows = [[os.path.relpath(p, data.root), p.stat().st_size, int(i), int(c)] for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)]
+    return replace(cfg, source=f"real: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery (files {short_hash(rows, 8)})")
 
 # %% ../nbs/18_runs.ipynb #62e4e261
 _PHOTOS: dict = {}
@@ -86,7 +87,7 @@ def photos(
     cfg: Config,    # their size
 ) -> torch.Tensor:
     "A split's photos in memory as uint8 `n 3 h w`; read once per process."
-    key = (str(split.paths[0]), split.n, cfg.height, cfg.width)
+    key = (hash(tuple(map(str, split.paths))), cfg.height, cfg.width)
     if key not in _PHOTOS: _PHOTOS[key] = load_images(split, cfg.height, cfg.width)
     return _PHOTOS[key]
 
@@ -119,11 +120,12 @@ def check_teacher(
 # %% ../nbs/18_runs.ipynb #673462c5
 def _done(folder: Path) -> dict | None:
     path = folder / "done.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try: return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as e: raise ValueError(f"{path}: not readable ({e}). Delete that folder, and the run is trained again") from None
 
 def _finish(folder: Path, about: dict) -> dict:
     temporary = folder / "done.json.tmp"
-    temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8"); temporary.replace(folder / "done.json")
+    with writing(folder / "done.json"): temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8"); temporary.replace(folder / "done.json")
     return about
 
 def teacher_folder(cfg: Config) -> Path:
@@ -140,6 +142,7 @@ def get_teacher(
     cfg: Config,
     data: ReidData,
     report: Callable[[Clock, dict], None] | None = None,
+    save_every: float = 60.0,   # seconds between checkpoints
 ) -> Teacher:
     "The teacher of a run, trained if there is none yet; every run with the same data, size and seed shares it."
     part, folder = teacher_config(cfg), teacher_folder(cfg)
@@ -149,8 +152,8 @@ def get_teacher(
         if about is None:
             labels = torch.from_numpy(relabel(data.train.ids))
             began = time.monotonic()
-            net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device())
-            torch.save(net.state_dict(), folder / "teacher.pt")
+            net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device(), save_every=save_every)
+            save_state(net, folder / "teacher.pt")
             val = (data.val_query, data.val_gallery) if data.val_query is not None else (data.query, data.gallery)
             r = rank(net, *val, cfg)["both"]
             about = _finish(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": r.rank1, "mAP": r.mAP,
@@ -193,7 +196,7 @@ def start_folder(cfg: Config) -> Path:
 def _copy_log(source: Path, target: Path) -> None:
     if (source / "log.csv").exists(): shutil.copy(source / "log.csv", target / "log.csv")   # a short first part may have written no row
 
-def _first_part(state: TrainState, *training, folder: Path, report) -> None:
+def _first_part(state: TrainState, *training, folder: Path, report, save_every: float) -> None:
     "Up to the warm-up: trained, and left for others, or taken over from another."
     cfg, start, own = state.cfg, start_folder(state.cfg), folder / "state.pt"
     first = int(cfg.warm_up * cfg.n_iter)
@@ -203,7 +206,7 @@ def _first_part(state: TrainState, *training, folder: Path, report) -> None:
         if _done(start) and not own.exists():
             state.load_state_dict(torch.load(start / "state.pt", map_location="cpu", weights_only=True) | {"key": run_key(cfg)})
             _copy_log(start, folder); save_state(state, own)
-        fit(state, *training, folder, report, stop_at=first)
+        fit(state, *training, folder, report, save_every=save_every, stop_at=first)
         if state.it == first and not _done(start):
             _copy_log(folder, start); save_state(state, start / "state.pt"); _finish(start, {"iterations": first, "config": asdict(cfg), "seconds": state.seconds})
 
@@ -220,15 +223,15 @@ def fill_store(
     return Fed(to_uint8(generate_all(model.generate, images[i], images[j])), y[i], y[j])
 
 # %% ../nbs/18_runs.ipynb #4290acc1
-def _train(cfg: Config, data: ReidData, folder: Path, report) -> None:
+def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float) -> None:
     device = default_device()
-    teacher = get_teacher(cfg, data, report)
-    store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report) / "model.safetensors", device), data, cfg) if cfg.offline else None
+    teacher = get_teacher(cfg, data, report, save_every)
+    store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every) / "model.safetensors", device), data, cfg) if cfg.offline else None
     images, labels = photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device)
     teacher.net.train(cfg.teacher_train)
-    _first_part(state, teacher.net, images, labels, folder=folder, report=report)
-    fit(state, teacher.net, images, labels, folder, report, store=store)
+    _first_part(state, teacher.net, images, labels, folder=folder, report=report, save_every=save_every)
+    fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store)
     teacher.net.eval()
     if cfg.bn_on_real: refresh_batch_norm(state.model.E_a, images, cfg)
     state.model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
@@ -238,12 +241,12 @@ def _train(cfg: Config, data: ReidData, folder: Path, report) -> None:
                      "peak_memory_mb": _peak_memory()})
     (folder / "state.pt").unlink(missing_ok=True)
 
-def _trained(cfg: Config, data: ReidData, report) -> Path:
+def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0) -> Path:
     "The folder of a finished run; trains it if it is not."
     folder = LOCAL / "runs" / run_key(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        if not _done(folder): _train(cfg, data, folder, report)
+        if not _done(folder): _train(cfg, data, folder, report, save_every)
     return folder
 
 # %% ../nbs/18_runs.ipynb #bfaeb76a
@@ -258,8 +261,16 @@ def get_run(
     "A run by its configuration: found, resumed or trained. Safe to call from two processes at once: the second one waits."
     cfg = make_config(tier, dataset, recipe, path is not None, **changes)
     data = get_data(cfg, path)
-    cfg = with_source(cfg, data, path)
-    folder = _trained(cfg, data, report)
+    return run_on(with_source(cfg, data, path), data, report)
+
+def run_on(
+    cfg: Config,      # its `source` names these photos, see `with_source`
+    data: ReidData,
+    report: Callable[[Clock, dict], None] | None = None,
+    save_every: float = 60.0,   # seconds between checkpoints
+) -> Run:
+    "The run of a configuration on photos that are at hand: what `get_run` does once it has found them."
+    folder = _trained(cfg, data, report, save_every)
     about, teacher = _done(folder), get_teacher(cfg, data)
     log = pd.read_csv(folder / "log.csv")
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
@@ -281,7 +292,7 @@ def _train_rival(cfg: Config, data: ReidData, folder: Path, report) -> dict:
     joints = read_joints(data.root, data.train.paths, cfg.height, cfg.width) if cfg.method == "pose" else None
     labels, began = torch.from_numpy(relabel(data.train.ids)), time.monotonic()
     net = train_rival(cfg.method, photos(data.train, cfg), labels, joints, cfg, folder, report, default_device())
-    torch.save(net.state_dict(), folder / "rival.pt")
+    save_state(net, folder / "rival.pt")
     return _finish(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "config": asdict(cfg)})
 
 def get_rival(
@@ -395,6 +406,19 @@ class Job(NamedTuple):
     def cost(self) -> float: return TEACHER_STEP * self.teacher + self.spent(self.config.n_iter if self.config.method == "dgnet" else self.config.rival_iter)
 
 # %% ../nbs/18_runs.ipynb #584edf45
+def plan_one(
+    cfg: Config,
+    changes: dict = {},          # what the run is called by
+    path: str | None = None,     # of the real dataset
+    taught: set | tuple = (),    # folders of teachers that an earlier job trains
+    begun: set | tuple = (),     # and of beginnings
+) -> Job:
+    "A run as a job: without the teacher and the beginning that are there, or that an earlier job makes."
+    teacher, start, ours = teacher_folder(cfg), start_folder(cfg), cfg.method == "dgnet"
+    taken_over = ours and cfg.generate and not cfg.offline and (start in begun or _done(start) is not None)
+    lessons = 0 if not ours or teacher in taught or _done(teacher) else cfg.teacher_iter
+    return Job(cfg.dataset, changes, cfg, lessons, int(cfg.warm_up * cfg.n_iter) if taken_over else 0, path)
+
 def plan_runs(
     notebooks: list[Recipe],  # from `choose`
     tier: str,
@@ -407,12 +431,8 @@ def plan_runs(
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
         if run_key(cfg) in seen or _done(LOCAL / "runs" / run_key(cfg)): continue
         seen.add(run_key(cfg))
-        teacher, start = teacher_folder(cfg), start_folder(cfg)
-        ours = cfg.method == "dgnet"
-        taken_over = ours and cfg.generate and not cfg.offline and (start in begun or _done(start) is not None)
-        lessons = 0 if not ours or teacher in taught or _done(teacher) else cfg.teacher_iter
-        jobs.append(Job(dataset, changes, cfg, lessons, int(cfg.warm_up * cfg.n_iter) if taken_over else 0, paths.get(dataset)))
-        if ours: taught.add(teacher); begun.add(start)
+        jobs.append(plan_one(cfg, changes, paths.get(dataset), taught, begun))
+        if cfg.method == "dgnet": taught.add(teacher_folder(cfg)); begun.add(start_folder(cfg))
     return jobs
 
 # %% ../nbs/18_runs.ipynb #ba041824
@@ -489,7 +509,9 @@ def run_notebook(
     out = LOCAL / "executed" / (tier + ("-real" if paths else "")) / source.name
     out.parent.mkdir(parents=True, exist_ok=True)
     stamp, noted = notebook_stamp(recipe, tier, paths), out.with_suffix(".stamp")
-    if not force and noted.exists() and noted.read_text() == stamp: return "nothing changed"
+    made = artifact_folder(tier, bool(paths)) if tagged or recipe.stem in SHOWN else None
+    there = made is None or (made / f"{SHOWN.get(recipe.stem, recipe.stem)}.json").exists()   # whoever deletes figures/ wants them made again
+    if not force and there and noted.exists() and noted.read_text() == stamp: return "nothing changed"
     began = time.monotonic()
     try: papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3", progress_bar=False, cwd=str(ROOT / "nbs"),
                                     extra_arguments=["--IPKernelApp.log_level=ERROR"])
@@ -513,7 +535,7 @@ def worker() -> None:
         get_data(cfg, task["path"], lambda done, total: tell(rendered=[task["dataset"], done, total]))
         obtain(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses), task["changes"])
         tell(done="trained")
-    except (WeakTeacher, FloatingPointError, ValueError, FileNotFoundError) as e: tell(failed=str(e))
+    except (WeakTeacher, FloatingPointError, ValueError, OSError) as e: tell(failed=str(e))
 
 # %% ../nbs/18_runs.ipynb #33590e36
 WORKERS: set[subprocess.Popen] = set()   # those at work
@@ -580,7 +602,7 @@ def train_all(
             else:
                 get_data(job.config, job.path, partial(progress.rendering, job.dataset))
                 obtain(tier, job.dataset, job.path, partial(progress.report, k), job.changes)
-        except (WeakTeacher, FloatingPointError, ValueError, RuntimeError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
+        except (WeakTeacher, FloatingPointError, ValueError, RuntimeError, OSError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
         progress.finish(k)
     def apart(a: int, b: int) -> bool: return any(not _done(f) for f in _makes(jobs[a]) & (_makes(jobs[b]) | {LOCAL / "runs" / run_key(jobs[b].config)}))
     order = sorted(range(len(jobs)), key=lambda k: -jobs[k].cost) if workers > 1 else list(range(len(jobs)))
@@ -612,17 +634,22 @@ def reproduce(
         else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
         print(f"{n.stem:28s} {said}", flush=True)
-    side_by_side(notebooks + (walkthroughs() if walk else []), workers, execute)
+    shown = tier == "mini" and not (paths or only or broken)
+    side_by_side(notebooks + (walkthroughs(walk) if walk or shown else []), workers, execute)
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
-        print(f"report: {write_report(FIGURES / 'report.html', [n.stem for n in NOTEBOOKS]).relative_to(ROOT)}")
+        print(f"report: {write_report(FIGURES / 'report.html', [*(n.stem for n in NOTEBOOKS), *SHOWN.values()]).relative_to(ROOT)}")
     print(f"all done in {(time.monotonic() - began) / 60:.1f} min" + (f", but {len(failed)} failed" if failed else ""))
     return failed
 
 # %% ../nbs/18_runs.ipynb #49ef7338
-def walkthroughs() -> list[Recipe]:
+SHOWN = {"20_generate": "generate_examples", "21_rank": "rank_examples", "23_studio": "studio_board"}   # walk-throughs with a picture of the mini run, and its name
+
+def walkthroughs(
+    every: bool = True,   # else only those in SHOWN
+) -> list[Recipe]:
     "The library notebooks, which papermill runs as they are."
-    return [Recipe(p.stem, ()) for p in sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))]
+    return [Recipe(p.stem, ()) for p in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")) if every or p.stem in SHOWN]
 
 def stored(
     tier: str,
@@ -660,7 +687,8 @@ def parse_paths(
         name, _, folder = pair.partition("=")
         if not folder: raise ValueError(f"--data {pair}: write NAME=FOLDER, for example --data market=/data/Market-1501-v15.09.15")
         if name not in DATASETS: raise ValueError(f"--data {pair}: no dataset {name}; there are {', '.join(DATASETS)}")
-        if not Path(folder).expanduser().is_dir(): raise ValueError(f"--data {pair}: {folder} is not a folder")
+        given = Path(folder).expanduser()
+        if not (given.is_file() if name == "csv" else given.is_dir()): raise ValueError(f"--data {pair}: {folder} is not a {'file' if name == 'csv' else 'folder'}")
         paths[name] = str(Path(folder).expanduser().resolve())
     return paths
 
@@ -681,12 +709,13 @@ def reproduce_cli(
     parser.add_argument("--dry-run", action="store_true", help="which runs would be trained, and for about how long; runs nothing")
     a = parser.parse_args(args)
     try:
+        if a.workers is not None and a.workers < 1: raise ValueError(f"--workers {a.workers}: give 1 or more")
         if a.list: print(stored(a.tier, choose(a.only, a.skip), parse_paths(a.data)).to_string(index=False))
         elif a.dry_run: print(forecast(plan_runs(choose(a.only, a.skip), a.tier, parse_paths(a.data)), a.tier))
         elif failed := reproduce(a.tier, a.only, parse_paths(a.data), a.force, a.skip, a.all, a.workers):
             print("failed:", *failed, sep="\n  ", file=sys.stderr)
             return 1
-    except (ValueError, FileNotFoundError, WeakTeacher, FloatingPointError) as e:
+    except (ValueError, OSError, WeakTeacher, FloatingPointError) as e:
         print(f"dgnet_reproduce: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

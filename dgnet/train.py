@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOG_COLUMNS', 'Batch', 'swap', 'draw_batch', 'batch_to', 'frozen', 'read', 'Decoded', 'decode_batch', 'd_step',
            'identity_losses', 'image_losses', 'code_losses', 'Fed', 'feed_losses', 'draw_fed', 'g_step', 'Optimisers',
-           'make_optimisers', 'TrainState', 'set_rates', 'descend', 'step', 'check_losses', 'check_weights',
-           'write_log', 'trim_log', 'fit', 'refresh_batch_norm']
+           'make_optimisers', 'TrainState', 'set_rates', 'descend', 'step', 'write_log', 'trim_log', 'fit',
+           'refresh_batch_norm']
 
 # %% ../nbs/15_train.ipynb #a63c227e
 import csv
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from .appearance import AppearanceOut
 from .config import Config, run_key
-from .core import from_uint8
+from .core import from_uint8, writing
 from .data import TripletSampler, augment, random_erasing
 from .discriminator import gradient_punishment
 from .losses import l_adv_d, l_adv_g, l_code, l_id, l_img, l_prim
 from .model import DGNet
 from .schedule import loss_weights, lr_scale
 from .structure import grey
-from .teacher import Clock, load_state, save_state, soft_label
+from .teacher import Clock, check_losses, check_weights, load_state, save_state, soft_label
 
 # %% ../nbs/15_train.ipynb #51f014ce
 class Batch(NamedTuple):
@@ -333,23 +333,6 @@ def step(
     state.it += 1
     return {k: v.detach() for k, v in (losses | losses_d).items()}
 
-# %% ../nbs/15_train.ipynb #4ed22fb4
-def check_losses(
-    values: dict[str, float],  # losses by name
-    it: int,                   # iterations done
-) -> None:
-    "Raise FloatingPointError, naming loss and iteration, when one is not a finite number."
-    bad = [k for k, v in values.items() if not abs(v) < 1e6]
-    if bad: raise FloatingPointError(f"loss {', '.join(bad)} is {values[bad[0]]} at iteration {it}: training stopped, the last checkpoint is kept. Try a smaller learning rate.")
-
-def check_weights(
-    model: nn.Module,
-    it: int,           # iterations done
-) -> None:
-    "Raise FloatingPointError when a weight is not a finite number: such a network must not replace the last checkpoint."
-    bad = [k for k, v in model.state_dict().items() if not v.isfinite().all()]
-    if bad: raise FloatingPointError(f"{bad[0]} is not finite after iteration {it}: training stopped, the last checkpoint is kept. Try a smaller learning rate.")
-
 # %% ../nbs/15_train.ipynb #142878b9
 LOG_COLUMNS = ("it", "seconds", "img1", "img2", "id_s", "id_s_fine", "adv", "id_c", "code1", "code2", "cyc", "prim", "fine", "d", "d_penalty")
 
@@ -359,7 +342,7 @@ def write_log(
 ) -> None:
     "Append a row to a CSV log; the header is written with the first one."
     new = not path.exists() or not path.stat().st_size
-    with path.open("a", newline="", encoding="utf-8") as f:
+    with writing(path), path.open("a", newline="", encoding="utf-8") as f:
         w = csv.DictWriter(f, LOG_COLUMNS, lineterminator="\n")
         if new: w.writeheader()
         w.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
@@ -371,9 +354,9 @@ def trim_log(
     "Forget the rows after iteration `it`, which a run that goes on from there writes again, and rows that a kill left half written."
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     whole = [l for l in lines[1:] if l.count(",") == len(LOG_COLUMNS) - 1]
-    path.unlink(missing_ok=True)
-    kept = [l for l in whole if int(l.split(",")[0]) <= it]
-    if kept: path.write_text("\n".join([",".join(LOG_COLUMNS), *kept]) + "\n", encoding="utf-8")
+    kept, temporary = [l for l in whole if int(l.split(",")[0]) <= it], path.with_name(path.name + ".tmp")
+    if not kept: return path.unlink(missing_ok=True)
+    with writing(path): temporary.write_text("\n".join([",".join(LOG_COLUMNS), *kept]) + "\n", encoding="utf-8"); temporary.replace(path)
 
 # %% ../nbs/15_train.ipynb #93514c46
 def fit(

@@ -99,7 +99,7 @@ def test_msmt17(tmp_path):
     assert "shared" not in check_dataset(tmp_path).kinds("stop"), "test people are counted from 0 again"
     for label in ("", " zero"):
         (tmp_path / "list_query.txt").write_text("0000/" + MSMT["query"][0].split()[0] + label + "\n")
-        with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}: a list"): check_dataset(tmp_path)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}/list_query.txt, line 1: no 'path number'"): check_dataset(tmp_path)
 
 
 def test_a_tree_is_known_by_its_counts(tmp_path, monkeypatch):
@@ -123,6 +123,67 @@ def test_worlds_of_all_kinds(tmp_path):
     for w in ("duke", "msmt17", "cuhk03"):
         root = write_domain(w, tmp_path, n_train_ids=2, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=32, width=16)
         assert check_dataset(root).fit, w
+
+
+def listed(root: Path, file: Path, **other) -> Path:
+    "A dataset's photos in a CSV."
+    rows = [(os.path.relpath(p, file.parent), i, c, s.name) for s in load_dataset(None, root).splits for p, i, c in zip(s.paths, s.ids, s.cams)]
+    pd.DataFrame(rows, columns=["path", "id", "camera", "split"]).assign(**other).to_csv(file, index=False)
+    return file
+
+
+def test_a_csv(world, tmp_path, capsys):
+    file = listed(world, tmp_path / "photos.csv")
+    before = state(tmp_path)
+    r = check_dataset(file)
+    assert (r.name, r.card.title, r.root) == ("csv", "photos of your own, listed in a CSV", tmp_path) and r.fit and r.verdict == "fit to train on" and state(tmp_path) == before
+    assert r.table.photos.tolist() == check_dataset(world).table.photos.tolist() and card_of(load_dataset(None, file), own=True).title == "photos of your own"
+    assert data_cli(["check", str(file), "--name", "csv", "--sheet", str(tmp_path / "s.png"), "--csv", str(tmp_path / "found.csv")]) == 0
+    assert "layout csv" in capsys.readouterr().out and (tmp_path / "s.png").stat().st_size > 1000 and (tmp_path / "found.csv").is_file()
+    short = pd.read_csv(file)[2:]
+    short.to_csv(tmp_path / "short.csv", index=False)
+    assert check_dataset(tmp_path / "short.csv").kinds("look") == {"unlisted": 2}
+    blind = check_dataset(listed(world, tmp_path / "blind.csv", camera=""))
+    assert blind.fit and set(blind.kinds("note")) == {"no cameras"}
+
+
+def test_a_csv_and_its_photos_stay_as_they_are(tmp_path, capsys):
+    for k in range(4): photo(tmp_path / f"{k}.png")
+    file, link = tmp_path / "photos.csv", tmp_path / "link.png"
+    file.write_text("path,id\n" + "".join(f"{k}.png,{k // 2 + 1}\n" for k in range(4)))
+    link.symlink_to(tmp_path / "1.png")
+    before = state(tmp_path)
+    for args, said in ((["--csv", str(file)], "is the list of photos itself"), (["--sheet", str(tmp_path / "0.png")], "is one of the photos"), (["--sheet", str(link)], "is one of the photos"),
+                       (["--pattern", r"(?P<id>\d)(?P<cam>\d)"], "Leave it out"), (["--name", "market"], "a CSV file, not market")):
+        assert data_cli(["check", str(file), *args]) == 2
+        out = capsys.readouterr()
+        assert said in out.err and out.err.count("\n") == 1 and out.err.startswith("dgnet_data: ") and not out.out and state(tmp_path) == before
+    assert data_cli(["check", str(file)]) == 0 and data_cli(["check", str(tmp_path / "0.png")]) == 2 and "a file, not a folder" in capsys.readouterr().err
+    file.write_text("path,id\nnone.png,1\n")
+    assert data_cli(["check", str(file)]) == 2 and re.fullmatch(r"dgnet_data: .*photos.csv, line 2: there is no photo none.png.*\n", capsys.readouterr().err)
+
+
+def test_a_pattern(tmp_path, capsys):
+    root = plant(tmp_path / "own", {".": [f"cam{c}-person{p}-{k}.jpg" for c in (1, 12) for p in (1, 2) for k in range(2)]})
+    rule = r"cam(?P<cam>\d+)-person(?P<id>\d+)"
+    r = check_dataset(root, pattern=rule)
+    assert r.fit and r.name == "folder" and r.table.iloc[0][["photos", "people", "cameras"]].tolist() == [8, 2, 2] and data_cli(["check", str(root), "--pattern", rule, "--sheet", str(tmp_path / "s.png")]) == 0
+    capsys.readouterr()
+    for wrong, said in (("(", "not a regular expression"), (r"(?P<id>\d+)", "lacks the group cam"), (r"p(?P<id>\d+)c(?P<cam>\d+)", "e.g. cam1-person1-0.jpg")):
+        assert data_cli(["check", str(root), "--pattern", wrong]) == 2
+        out = capsys.readouterr()
+        assert said in out.err and out.err.count("\n") == 1 and not out.out
+
+
+def test_what_is_turned_by_exif_is_measured_upright(tmp_path):
+    exif = Image.Exif(); exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "lying.jpg", exif=exif)
+    assert decode(tmp_path / "lying.jpg")[:3] == ("RGB", 40, 20)
+
+
+def test_the_withdrawn_set_is_told_in_the_card_and_not_as_a_warning(tmp_path, recwarn, capsys):
+    assert data_cli(["check", str(plant(tmp_path, DUKE)), "--own"]) == 0 and not recwarn.list
+    assert data_cli(["check", str(tmp_path)]) == 1 and "WITHDRAWN" in capsys.readouterr().out and not recwarn.list
 
 
 def test_damaged_photos(market, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dgnet.data import (Label, TripletSampler, augment, describe, holdout, is_photo, load_dataset, load_images, make_split, parse_name,
-                        pick_queries, random_erasing, read_image, recognise, relabel)
+from dgnet.data import (DATASETS, Label, TripletSampler, augment, describe, holdout, is_photo, load_dataset, load_images, make_split, name_rule, parse_name,
+                        pick_queries, random_erasing, read_image, recognise, relabel, to_rgb, without_broken)
 from dgnet.synthetic import read_factors, write_domain
 
 
@@ -38,6 +38,7 @@ MARKET = {
 @pytest.mark.parametrize("name, expected", [
     ("0002_c1s1_000451_03.jpg", (2, 1)), ("-1_c4s6_022316_11.jpg.jpg", (-1, 4)), ("0000_c6s3_094992_01.jpg", (0, 6)),
     ("0005_c8_f0046182.jpg", (5, 8)), ("0005_c12_f0046182.jpg", (5, 12)), ("0003_c2_17.png", (3, 2)),
+    ("0005_c007_f0046182.jpg", (5, 7)), ("0002_c10s1_000451_03.jpg", (2, 10)), ("0000_000_123_0303morning_0015_0.jpg", (0, 123)), ("9" * 25 + "_c1.jpg", None), ("1_c" + "9" * 25 + ".jpg", None), ("", None),
     ("0000_000_01_0303morning_0015_0.jpg", (0, 1)), ("3059_021_15_0303noon_0500_2_ex.jpg", (3059, 15)), ("12345_c123s1_0_0.jpg", (12345, 123)),
     ("holiday.jpg", None), ("c1_0002.jpg", None), ("0002.jpg", None)])
 def test_names(name, expected): assert parse_name(name) == expected
@@ -70,12 +71,14 @@ def test_an_unreadable_name_is_said(tmp_path):
     with pytest.warns(UserWarning, match="1 photos passed over.*holiday.jpg"): data = load_dataset("market", root)
     assert data.query.n == 1 and data.query.ignored == ("holiday.jpg",)
     for f in (root / "query").iterdir(): f.rename(f.with_name("x" + f.name))
-    with pytest.raises(ValueError, match="query: no file name starts like"): load_dataset("market", root)
+    with pytest.raises(ValueError, match="query: none of the 2 file names in it start like 0002_c1.*e.g. x0001_c1s1.*Give a pattern"): load_dataset("market", root)
 
 
 def test_duke_and_cuhk03(tmp_path):
     duke = boxes(tmp_path / "duke", {"bounding_box_train": ["0001_c2_f0046182.jpg"], "query": ["0005_c12_f0046985.jpg"], "bounding_box_test": ["0005_c1_f0051341.jpg"]})
-    assert load_dataset(None, duke).name == "duke" and load_dataset(None, duke).query.cams.tolist() == [12]
+    with pytest.warns(UserWarning, match="withdrawn by its owners") as said: data = load_dataset(None, duke)
+    assert len(said) == 1 and "\n" not in str(said[0].message) and str(duke) in str(said[0].message)
+    assert data.name == "duke" and data.query.cams.tolist() == [12]
     for kind in ("detected", "labeled"):
         boxes(tmp_path / "cuhk" / kind, {"bounding_box_train": [f"000{k}_c1_{k}.png" for k in range(1, 3 if kind == "detected" else 4)],
                                          "query": ["0009_c1_1.png"], "bounding_box_test": ["0009_c2_2.png"]})
@@ -174,6 +177,96 @@ def test_the_synthetic_cuhk03_reads_like_the_real_one(tmp_path):
     with pytest.raises(ValueError, match="looks like cuhk03, not duke"): load_dataset("duke", root)
 
 
+@pytest.mark.parametrize("pattern, said", [("(?P<id>", "not a regular expression"), (r"(\d+)-(\d+)", "lacks the group id and the group cam"), (r"(?P<id>\d+)", "lacks the group cam"), ("", "lacks the group id")])
+def test_a_pattern_is_checked(tmp_path, pattern, said):
+    for ask in (lambda: name_rule(pattern), lambda: load_dataset(None, tmp_path, pattern)):
+        with pytest.raises(ValueError, match=f"^pattern .*{said}.*Write it like") as e: ask()
+        assert repr(pattern) in str(e.value)
+
+
+def test_files_named_in_ones_own_way(tmp_path):
+    rule, market = r"cam(?P<cam>\d+)-(?P<id>\d+)", boxes(tmp_path / "m", MARKET)
+    for k, f in enumerate(("cam3-12.jpg", "cam110-12.jpg", "at the door cam3-7.jpg")): photo(tmp_path / "flat" / f); photo(tmp_path / "own" / "ABC"[k % 2] / f); photo(tmp_path / "boxes" / "bounding_box_train" / f)
+    flat = load_dataset(None, tmp_path / "flat", rule)
+    assert flat.name == "folder" and flat.train.ids.tolist() == [7, 12, 12] and flat.train.cams.tolist() == [3, 110, 3] and flat.query.n == 0
+    own = load_dataset("folder", tmp_path / "own", rule)
+    assert own.train.ids.tolist() == [1, 1, 2] and own.train.cams.tolist() == [3, 3, 110], "the folder says who, the name which camera"
+    photo(tmp_path / "boxes" / "query" / "cam3-1.jpg"); photo(tmp_path / "boxes" / "bounding_box_test" / "cam4-1.jpg")
+    for name, called in ((None, "folder"), ("folder", "folder"), ("duke", "duke")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = load_dataset(name, tmp_path / "boxes", rule)
+        assert data.name == called and data.train.n == 3 and data.gallery.cams.tolist() == [4]
+    photo(tmp_path / "own" / "A" / "holiday.jpg")
+    with pytest.warns(UserWarning, match="1 photos without a camera.*holiday.jpg"): assert load_dataset(None, tmp_path / "own", rule).train.cams.tolist().count(-1) == 1
+    for root in ("flat", "own", "boxes"):
+        with pytest.raises(ValueError, match=r"none of the \d file names.*follow the pattern.*e.g. (at the door )?cam.*Give a pattern that fits") as e: load_dataset(None, tmp_path / root, r"p(?P<id>\d+)_k(?P<cam>\d+)")
+        assert str(tmp_path / root) in str(e.value)
+    with pytest.raises(ValueError, match="finds 'cam3' for id, which is no whole number"): load_dataset(None, tmp_path / "boxes", r"(?P<id>\w+)-(?P<cam>\d+)")
+    with pytest.raises(ValueError, match="looks like market, not folder"): load_dataset("folder", market)
+
+
+def sheet(folder: Path, text, photos=("a.jpg", "b.jpg", "über uns/c d,e.jpg")) -> Path:
+    for p in photos: photo(folder / p)
+    file = folder / "photos.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def test_a_table_of_photos(tmp_path):
+    far = photo(tmp_path / "elsewhere" / "d.png")
+    text = f'Split, ID ,note,camera,path\r\ntrain,0007,x,,b.jpg\r\n\r\ntrain,3,x,12,a.jpg\r\nquery,5,,1,"über uns/c d,e.jpg"\r\ngallery,0,,2,{far}\r\ngallery,-1,,2,a.jpg\r\ngallery,5,,3,b.jpg\r\n,,,,\r\n'
+    file = sheet(tmp_path / "my photos", b"\xef\xbb\xbf" + text.encode())
+    for name in (None, "csv"):
+        data = load_dataset(name, str(file))
+        assert (data.name, data.root) == ("csv", file.parent) and data.train.ids.tolist() == [3, 7] and data.train.cams.tolist() == [12, -1]
+        assert [p.name for p in data.train.paths] == ["a.jpg", "b.jpg"] and data.query.paths[0].name == "c d,e.jpg" and sorted(data.gallery.ids.tolist()) == [-1, 0, 5] and data.val_query is None
+    assert load_images(data.gallery, 16, 8).shape == (3, 3, 16, 8) and "csv" in DATASETS
+    names = load_dataset(None, sheet(tmp_path / "named", "path,id,split\na.jpg,Zoë,train\nb.jpg,Ada,query\nc.jpg,Ada,gallery\nd.jpg,Zoe\u0308,train\n", [f"{c}.jpg" for c in "abcd"]))
+    assert names.train.ids.tolist() == [2, 2] and names.query.ids.tolist() == names.gallery.ids.tolist() == [1] and (names.gallery.cams == -1).all(), "a name written in two ways of Unicode is one name"
+    assert load_dataset(None, sheet(tmp_path / "bare", "id,path\n1,a.jpg\n2,b.jpg\n")).train.n == 2
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "empty file. A line of it reads"), ("\n \n,,\n", "empty file"), ("path,camera\na.jpg,1\n", r", line 1: no column 'id' in the header \(path, camera\)"), ("a.jpg,1\nb.jpg,2\n", ", line 1: no column 'path'"),
+    ("path;id;split\na.jpg;1;train\n", "no column 'path'.*divided by ';', not by commas"), ("path\tid\na.jpg\t1\n", "divided by '.t', not by commas"), ("path,id,Path\na.jpg,1,b.jpg\n", "line 1: 2 columns are called 'path'. Keep one"),
+    ("path,id\na.jpg,1\nb.jpg\n", ", line 3: 1 cells under a header of 2. Write a path with a comma in quotes"), ("path,id\nc d,e.jpg,1\n", ", line 2: 3 cells"), ("path,id\n", "none of them in the split train"),
+    ('path,id\n"a.jpg,1\n', ", line 2: cannot be read"), ('path,id\n"a".jpg,1\n', ", line 2: cannot be read"), ("path,id\n,1\n", ", line 2: no path"), ("path,id\na.jpg,\n", ", line 2: id ''.*Give a name"),
+    ("path,id,split\na.jpg,1,train\nb.jpg,2,test\n", ", line 3: no such split as 'test'. Write one of train, query, gallery"), ("path,id,split\na.jpg,1,\n", ", line 2: no such split as ''"),
+    ("path,id,camera\na.jpg,1,c3\n", ", line 2: camera 'c3' is no number"), ("path,id,camera\na.jpg,1,-2\n", "camera '-2'"), ("path,id,camera\na.jpg,1,1.0\n", "camera '1.0'"), ("path,id\na.jpg,0\n", ", line 2: id 0 in train. Number people from 1"),
+    ("path,id,split\na.jpg,1,train\nb.jpg,-1,query\n", ", line 3: id -1 in query"), ("path,id,split\na.jpg,1,train\nb.jpg,-2,gallery\n", ", line 3: id -2 in gallery"), ("path,id,split\na.jpg,Ada,train\nb.jpg,-1,gallery\n", ", line 3: id '-1'.*people have names"),
+    ("path,id\na.jpg,1\n./a.jpg,1\n", ", line 3: ./a.jpg stands in line 2 too.*Delete one"), ("path,id,split\na.jpg,1,query\n", "1 photos, none of them in the split train"),
+    ("path,id\na.jpg,1\nnone.jpg,1\ngone.jpg,2\n", ", line 3: there is no photo none.jpg, nor those of 1 other lines. Write paths"), (b"path,id\na.jpg,1\nZo\xeb.jpg,1\n", ", line 3: not UTF-8 text. Save it again as UTF-8"),
+    ("path,id\na.jpg,1\n".encode("utf-16"), ", line 1: not UTF-8"), ("path,id\n" + "x" * 5000 + ".jpg,1\n", ", line 2: there is no photo"), ("path,id\na\0.jpg,1\n", ", line 2: "), ("path,id\n.,1\n", ", line 2: there is no photo")])
+def test_a_wrong_table_says_file_line_and_remedy(tmp_path, text, said):
+    file = sheet(tmp_path, text)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as e: load_dataset(None, file)
+    assert str(e.value).startswith(str(file)) and {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_table_in_the_wrong_place(tmp_path):
+    file = sheet(tmp_path, "path,id\na.jpg,1\n")
+    for name, path, pattern, said in (("market", file, None, "a CSV file, not market"), ("csv", tmp_path, None, "a folder, not a CSV file"), (None, tmp_path / "no.csv", None, "no.csv: no such file.*columns path, id"),
+                                      ("csv", tmp_path / "a.jpg", None, "does not end in .csv. Rename"), (None, file, r"(?P<id>\d)(?P<cam>\d)", "the pattern .* has nothing to read. Leave it out"), (None, tmp_path / "a.jpg", None, "a file, not a folder")):
+        with pytest.raises((ValueError, OSError), match=said) as e: load_dataset(name, path, pattern)
+        assert str(path) in str(e.value)
+    (tmp_path / "set.csv" / "Ada").mkdir(parents=True); photo(tmp_path / "set.csv" / "Ada" / "1.jpg")
+    assert load_dataset(None, tmp_path / "set.csv").name == "folder", "a folder may be called anything"
+
+
+@pytest.mark.parametrize("text, line", [("0000/x.jpg", 1), ("\n0000/x.jpg zero", 2), (b"0000/\xff.jpg 0", 1)])
+def test_a_wrong_list_says_file_and_line(tmp_path, text, line):
+    (msmt(tmp_path) / "list_query.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=f"list_query.txt, line {line}: ") as e: load_dataset(None, tmp_path)
+    assert str(e.value).startswith(str(tmp_path))
+
+
+def test_a_named_person_in_a_tree(tmp_path):
+    for f in ("train_all", "query", "gallery"): photo(tmp_path / f / "Ada" / "1.jpg")
+    with pytest.raises(ValueError, match="Ada: .*must be named by a number. Rename it, or write a .csv"): load_dataset(None, tmp_path)
+
+
 def test_relabel(): assert relabel(np.array([15, 2, 2, 1501, 15])).tolist() == [1, 0, 0, 2, 1]
 
 
@@ -207,6 +300,123 @@ def test_images_are_pils_bicubic(tmp_path):
     assert torch.equal(x[1, 0], x[1, 2]), "grey files become RGB"
     assert read_image(path, 100, 47).shape == (100, 47, 3)
     assert load_images(split.take(slice(0, 0)), 32, 16).shape == (0, 3, 32, 16)
+
+
+NOISE = np.random.default_rng(3).integers(0, 256, (24, 12, 3), dtype=np.uint8)
+
+
+def seen(im: Image.Image, path: Path, **how) -> np.ndarray:
+    "Through a file and back."
+    im.save(path, **how)
+    return read_image(path, im.height, im.width)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_plain_photos_do_not_change_at_all(tmp_path):
+    rgb = Image.fromarray(NOISE)
+    for ending, how in (("jpg", {}), ("jpg", {"quality": 30, "dpi": (300, 300)}), ("png", {}), ("bmp", {}), ("webp", {"lossless": True})):
+        path = tmp_path / f"x.{ending}"
+        rgb.save(path, **how)
+        with Image.open(path) as im: before = np.asarray(im.convert("RGB").resize((64, 128), Image.Resampling.BICUBIC))
+        with Image.open(path) as im: assert to_rgb(im) is im
+        assert np.array_equal(read_image(path, 128, 64), before)
+    path = tmp_path / "note.jpg"
+    rgb.save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01")
+    assert read_image(path, 24, 12).shape == (24, 12, 3), "a damaged note beside a whole photo"
+
+
+def test_grey_of_any_depth(tmp_path):
+    grey = Image.fromarray(NOISE[:, :, 0])
+    same = np.repeat(NOISE[:, :, :1], 3, 2)
+    sixteen = NOISE[:, :, 0].astype(np.uint16) * 257
+    for name, im in (("l", grey), ("i16", Image.fromarray(sixteen))): assert np.array_equal(seen(im, tmp_path / f"{name}.png"), same), name
+    for mode, v in (("I;16", sixteen), ("I;16B", sixteen.astype(">u2")), ("I", sixteen.astype(np.int32)), ("F", NOISE[:, :, 0].astype(np.float32)), ("F", NOISE[:, :, 0].astype(np.float32) / 255)):
+        im = Image.frombytes(mode, (12, 24), v.tobytes())
+        assert im.mode == mode and np.array_equal(to_rgb(im), same), mode
+    deep = Image.frombytes("I;16", (3, 1), np.array([[0, 0x1234, 0xffff]], np.uint16).tobytes())
+    assert np.asarray(to_rgb(deep))[0, :, 0].tolist() == [0, round(0x1234 / 257), 255], "scaled, not clipped"
+    one = grey.convert("1")
+    assert np.array_equal(seen(one, tmp_path / "1.png"), np.repeat(np.asarray(one)[:, :, None] * np.uint8(255), 3, 2))
+
+
+def test_white_shows_through(tmp_path):
+    alpha = np.zeros((24, 12), np.uint8); alpha[:8] = 255; alpha[8:16] = 128
+    expected = np.where(alpha[..., None] == 255, NOISE, 255)
+    soft = seen(Image.fromarray(np.dstack([NOISE, alpha])), tmp_path / "rgba.png")
+    assert np.array_equal(soft[:8], NOISE[:8]) and (soft[16:] == 255).all() and np.abs(soft[8:16] - (NOISE[8:16] * (128 / 255) + 255 * (127 / 255))).max() <= 1
+    grey = seen(Image.fromarray(np.dstack([NOISE[:, :, 0], alpha]), "LA"), tmp_path / "la.png")
+    assert np.array_equal(grey[:8, :, 1], NOISE[:8, :, 0]) and (grey[16:] == 255).all()
+    few = Image.fromarray(NOISE // 64 * 64).quantize(64)
+    few.save(tmp_path / "p.png", transparency=0)
+    index, plain = np.asarray(few), np.asarray(few.convert("RGB"))
+    assert (index == 0).any() and np.array_equal(read_image(tmp_path / "p.png", 24, 12), np.where(index[..., None] == 0, 255, plain))
+    assert np.array_equal(seen(few, tmp_path / "whole.png"), plain)
+    hole = tuple(NOISE[0, 0].tolist())
+    keyed = seen(Image.fromarray(NOISE), tmp_path / "key.png", transparency=hole)
+    assert (keyed[0, 0] == 255).all() and np.array_equal(keyed[1:], NOISE[1:]) and expected.shape == keyed.shape
+    for mode in ("RGBa", "La", "PA", "CMYK", "YCbCr", "HSV", "RGBX"): assert np.asarray(to_rgb(Image.fromarray(NOISE).convert({"La": "LA", "PA": "P"}.get(mode, "RGBA" if mode == "RGBa" else "RGB")).convert(mode))).shape == (24, 12, 3), mode
+
+
+def test_every_exif_rotation(tmp_path):
+    from PIL import ImageOps
+    for k in range(1, 9):
+        exif = Image.Exif(); exif[0x0112] = k
+        for name in ("x.png", "x.jpg"):
+            Image.fromarray(NOISE).save(tmp_path / name, exif=exif)
+            with Image.open(tmp_path / name) as im: meant = ImageOps.exif_transpose(im).convert("RGB")
+            with Image.open(tmp_path / name) as im: assert np.array_equal(to_rgb(im), meant), (k, name)
+            assert np.array_equal(read_image(tmp_path / name, meant.height, meant.width), meant)
+    exif[0x0112] = 99
+    Image.fromarray(NOISE).save(tmp_path / "odd.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "odd.png", 24, 12), NOISE)
+    deep = Image.fromarray(NOISE[:, :, 0].astype(np.uint16)); exif[0x0112] = 6
+    deep.save(tmp_path / "deep.png", exif=exif)
+    with Image.open(tmp_path / "deep.png") as im: assert to_rgb(im).size == (24, 12)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
+def test_photos_of_any_size(tmp_path, size):
+    path = photo(tmp_path / "x.png", (200, 30, 30), size)
+    assert (read_image(path, 16, 8) == (200, 30, 30)).all()
+
+
+def damaged(folder: Path) -> dict:
+    "Files that cannot be read, and why."
+    whole, png = photo(folder / "whole.jpg", size=(200, 200)).read_bytes(), photo(folder / "whole.png", size=(200, 200)).read_bytes()
+    made = {"1.jpg": (b"", "an empty file"), "2.jpg": (b"<html>404</html>", "no image format"), "3.jpg": (whole[:700], "cut short"), "4.png": (png[:100], "cut short"), "5.jpg": (b"PK\3\4" + bytes(200), "no image format")}
+    for n, (content, _) in made.items(): (folder / n).write_bytes(content)
+    (folder / "6.jpg").mkdir()
+    return {**{n: why for n, (_, why) in made.items()}, "6.jpg": "a folder", "7.jpg": "no such file"}
+
+
+def test_all_broken_photos_are_named(tmp_path):
+    why = damaged(tmp_path)
+    for n, reason in why.items():
+        with pytest.raises(OSError, match=f"{n}: not a readable image \\({reason}.*Replace or delete the file"): read_image(tmp_path / n, 16, 8)
+    split = make_split([tmp_path / n for n in [*why, "whole.jpg"]], [Label(1, 1)] * 8, "train")
+    with pytest.raises(OSError, match="1.jpg.*2.jpg.*3.jpg.*and 4 more of the 8 photos of the split train. Replace or delete these 7 files, or leave them out"): load_images(split, 16, 8)
+    with pytest.raises(OSError, match="2.jpg.*3.jpg.*Replace or delete these 2 files") as e: load_images(split.take([1, 2, 7]), 16, 8)
+    assert "more of" not in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_picture_of_too_many_pixels(tmp_path, monkeypatch):
+    path = photo(tmp_path / "x.png", size=(100, 100))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(OSError, match="x.png: not a readable image .more pixels than can be meant"): read_image(path, 16, 8)
+
+
+def test_broken_photos_can_be_left_out(tmp_path):
+    root = boxes(tmp_path / "m", MARKET)
+    (root / "query" / "Thumbs.db").touch()
+    for f in ("bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_test/0000_c1s1_000151_01.jpg"): (root / f).write_bytes(b"no image")
+    data = load_dataset(None, root)
+    mended = without_broken(data, 16, 8)
+    assert [b.path.name for b in mended.broken] == ["0007_c3s3_077419_03.jpg", "0000_c1s1_000151_01.jpg"] and {b.why for b in mended.broken} == {"no image format that is known"}
+    assert [s.n for s in mended.data.splits] == [2, 1, 2, 2] and mended.data.train.ids.tolist() == [2, 2] and mended.data.n_ids == 1 and mended.data.query.ignored == ("Thumbs.db",)
+    assert load_images(mended.data.train, 16, 8).shape[0] == 2 and without_broken(mended.data, 16, 8).broken == []
+    assert without_broken(mended.data, 16, 8).data.train.paths == mended.data.train.paths and data.train.n == 3, "nothing else changes"
+    for p in data.train.paths: p.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 3 training photos can be read, e.g. .*0002_c1s1_000451_03.jpg"): without_broken(data, 16, 8)
 
 
 def test_augment_is_flip_edge_pad_and_crop():
