@@ -8,7 +8,7 @@ __all__ = ['CACHE', 'MAPS', 'CAPTIONS', 'WIDEST', 'TALLEST', 'Gallery', 'open_ga
            'pool_with_places', 'Affine', 'affine', 'Evidence', 'evidence', 'map_pictures', 'show_search', 'answer_text',
            'search_text', 'search_table', 'rank_cli']
 
-# %% ../nbs/21_rank.ipynb #166626ca
+# %% ../nbs/21_rank.ipynb #486ecc55
 import argparse
 import csv
 import os
@@ -33,7 +33,7 @@ from .appearance import AppearanceEncoder, Head
 from .check import _open, _say, _target
 from .config import Config
 from .core import LOCAL, default_device, from_uint8, short_hash, to_uint8
-from .data import Label, Split, is_photo, make_split, parse_name, read_image, recognise
+from .data import DATASETS, Label, Split, is_photo, make_split, parse_name, read_image, recognise
 from .model import DGNet, content_hash, evaluating, load_model
 from .reid import Embeddings, RankedList, average_precision, camera_rule, embed, match_ranks, ranked_list, show_ranked_list, similarity
 
@@ -58,7 +58,7 @@ class Gallery(NamedTuple):
         "Whether every photo's camera is known, as the camera rule needs it."
         return self.split.n > 0 and bool((self.split.cams >= 0).all())
 
-# %% ../nbs/21_rank.ipynb #b914bbf6
+# %% ../nbs/21_rank.ipynb #8a2e9b72
 def _flat(root: Path, photos: list) -> Gallery:
     "A folder of photos that is no dataset."
     labels = [parse_name(p.name) for p in photos]
@@ -74,7 +74,7 @@ def _no_dataset(path: Path) -> bool:
     return False
 
 def open_gallery(
-    path: str | Path,         # a dataset's folder, or a folder of photos
+    path: str | Path,         # a dataset's folder or .csv file, or a folder of photos
     name: str | None = None,  # one of DATASETS; None: whatever lies there
 ) -> Gallery:
     "Read names, not pixels; the folder is never written to. Raises OSError or ValueError naming path and remedy."
@@ -91,10 +91,13 @@ def open_gallery(
     split = data.gallery if data.gallery.n else data.train._replace(name="gallery")
     notes = [str(w.message) for w in said] + ([] if data.gallery.n else ["there is no gallery split, so all photos are searched"])
     if loose and data.root == path and data.name == "folder": notes.append(f"{len(loose)} photos lie beside the people's folders and are passed over")
-    known = {p: Label(int(i), int(c)) for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)}
+    if data.name == "csv": data = data._replace(root=data.root.resolve())   # its photos may lie anywhere
+    def place(p: Path) -> Path: return p.resolve() if data.name == "csv" else p
+    known = {place(p): Label(int(i), int(c)) for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)}
+    split = split._replace(paths=[place(p) for p in split.paths])
     return Gallery(data.root, data.name.removesuffix("-labeled"), split, known, tuple(notes))
 
-# %% ../nbs/21_rank.ipynb #ee1b382f
+# %% ../nbs/21_rank.ipynb #5ccbf267
 class Query(NamedTuple):
     "A photo and whom it shows."
     path: Path
@@ -103,10 +106,10 @@ class Query(NamedTuple):
     said: str       # where the label comes from, or why there is none
     row: int        # its own row in the gallery; -1 if it is not in there
 
-def _place(path: Path, root: Path) -> Path | None:
+def _place(path: Path, root: Path) -> Path:
     "The path as the dataset would write it."
     real, base = path.resolve(), root.resolve()
-    return root / real.relative_to(base) if real.is_relative_to(base) else None
+    return root / real.relative_to(base) if real.is_relative_to(base) else real
 
 def _label(path: Path, gallery: Gallery) -> tuple[Label | None, str]:
     if not gallery.labelled: return None, "the gallery has no labels"
@@ -139,7 +142,7 @@ def identify(
     if label is None or label.id < 1: return Query(path, None, -1, f"person {label.id}, which means nobody in particular" if label else said, row)
     return Query(path, label.id, label.cam if gallery.cameras else -1, said, row)
 
-# %% ../nbs/21_rank.ipynb #2bb2a6c0
+# %% ../nbs/21_rank.ipynb #40fefa13
 class Features(NamedTuple):
     "A gallery that can be searched."
     gallery: Gallery        # without the photos that cannot be read
@@ -149,7 +152,7 @@ class Features(NamedTuple):
 
 def _read(path: Path, height: int, width: int) -> np.ndarray | None:
     try: return read_image(path, height, width)
-    except Exception: return None   # a damaged file can make a decoder raise anything
+    except OSError: return None
 
 def _embed_all(model: DGNet, split: Split, report: Callable | None, handful: int = 512) -> tuple[list, Embeddings]:
     "Rows that could be read, and their features."
@@ -209,12 +212,7 @@ def gallery_features(
     elif file: _store({"rows": torch.tensor(rows), "prim": e.prim.contiguous(), **({} if e.fine is None else {"fine": e.fine.contiguous()})}, file)
     return Features(gallery._replace(split=left), e, broken, found is not None)
 
-# %% ../nbs/21_rank.ipynb #e8ad3416
-def _query_image(path: Path, cfg: Config) -> np.ndarray:
-    try: return read_image(path, cfg.height, cfg.width)
-    except OSError: raise
-    except Exception as e: raise OSError(f"{path}: not a readable image ({type(e).__name__}). Replace or delete the file.") from e
-
+# %% ../nbs/21_rank.ipynb #deb074db
 class Answer(NamedTuple):
     "The list of one query."
     query: Query
@@ -261,7 +259,7 @@ def _answer(q: Query, query: Embeddings, gallery: Embeddings, top: int, how: dic
     ap = average_precision(ranks)
     return Answer(q, *seen, int(ranks[0, 0]) + 1, ap.trapezoid.item(), ap.standard.item(), n, int(masks.junk.sum()), "")
 
-# %% ../nbs/21_rank.ipynb #749e36d5
+# %% ../nbs/21_rank.ipynb #72339bfa
 def search(
     model: DGNet,
     gallery: Gallery | Features | str | Path,  # a folder, or what was made of it
@@ -278,7 +276,7 @@ def search(
     if top < 1: raise ValueError(f"--top {top}: a list has at least one photo")
     g = gallery.gallery if isinstance(gallery, Features) else gallery if isinstance(gallery, Gallery) else open_gallery(gallery)
     asked = [identify(p, g, id, cam) for p in queries]
-    images = torch.from_numpy(np.stack([_query_image(q.path, model.cfg) for q in asked])).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(np.stack([read_image(q.path, model.cfg.height, model.cfg.width) for q in asked])).permute(0, 3, 1, 2).contiguous()
     found = gallery if isinstance(gallery, Features) else gallery_features(model, g, skip_broken, cache, report)
     g, e = found.gallery, found.embeddings
     where = {p: k for k, p in enumerate(g.split.paths)}
@@ -485,7 +483,7 @@ def search_text(
     if g.cameras and any(a.query.id is not None and a.query.cam < 0 for a in found.answers): lines.append("a query's camera is not known: all photos of the person count for it; --cam NUMBER tells")
     return "\n".join(lines + [answer_text(a) for a in found.answers])
 
-# %% ../nbs/21_rank.ipynb #6b9000e5
+# %% ../nbs/21_rank.ipynb #13994e92
 def search_table(
     found: Search,
 ) -> list[dict]:
@@ -494,7 +492,7 @@ def search_table(
     for a in found.answers:
         for k, (g, score, ok) in enumerate(zip(a.rows, a.scores, a.right), start=1):
             rows.append({"query": _words(a.query.path.name), "person": "" if a.query.id is None else a.query.id, "camera": "" if a.query.cam < 0 else a.query.cam, "rank": k,
-                         "file": _words(str(s.paths[g].relative_to(found.features.gallery.root))), "score": round(score, 6), "gallery person": int(s.ids[g]) if found.features.gallery.labelled else "",
+                         "file": _words(os.path.relpath(s.paths[g], found.features.gallery.root)), "score": round(score, 6), "gallery person": int(s.ids[g]) if found.features.gallery.labelled else "",
                          "gallery camera": "" if s.cams[g] < 0 else int(s.cams[g]), "match": "" if ok is None else int(ok)})
     return rows
 
@@ -502,7 +500,7 @@ def _write_csv(rows: list, file: Path) -> None:
     with open(file, "w", newline="", encoding="utf-8") as f:
         w = csv.DictWriter(f, list(rows[0])); w.writeheader(); w.writerows(rows)
 
-# %% ../nbs/21_rank.ipynb #787f1a4e
+# %% ../nbs/21_rank.ipynb #f76e71cf
 WIDEST, TALLEST = 50, 30   # photos in a row, and rows, that a strip can show
 
 def _writable(a: argparse.Namespace) -> tuple:
@@ -511,6 +509,7 @@ def _writable(a: argparse.Namespace) -> tuple:
     for option, target in (("--out", out), ("--csv", table)):
         for given in [a.model, *a.queries] if target else ():
             if target.resolve() == Path(given).expanduser().resolve(): raise ValueError(f"{option} {target}: would overwrite what is read. Write elsewhere")
+    if a.maps and a.maps not in MAPS: raise ValueError(f"--maps {a.maps}: there are {' and '.join(MAPS)}")
     if a.maps and not out: raise ValueError(f"--maps {a.maps}: is drawn on the strip. Say where with --out FILE.png")
     if out and a.top > WIDEST: raise ValueError(f"--top {a.top}: a strip shows {WIDEST} photos at most. Take fewer, or --csv without --out")
     if out and len(a.queries) > TALLEST: raise ValueError(f"{len(a.queries)} queries: a strip shows {TALLEST} at most. Take fewer, or --csv without --out")
@@ -524,13 +523,16 @@ def _model(file: str) -> DGNet:
 def _reading(done: int, total: int) -> None:
     if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} gallery photos read" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
 
-# %% ../nbs/21_rank.ipynb #e608818d
+# %% ../nbs/21_rank.ipynb #4fd6d04a
 def _rank(a: argparse.Namespace) -> int:
     out, table = _writable(a)
     if a.top < 1: raise ValueError(f"--top {a.top}: a list has at least one photo")
     for p in a.queries:
         if not Path(p).expanduser().is_file(): identify(p, Gallery(Path(), "flat", make_split([], [], "gallery"), {}))   # says what is wrong, before anything is loaded
     model, gallery = _model(a.model), open_gallery(a.gallery, a.name)
+    photos = {p.resolve() for p in gallery.split.paths} if (out and out.exists()) or (table and table.exists()) else set()   # those of a .csv may lie anywhere
+    for target in (out, table):
+        if target and target.resolve() in photos: raise ValueError(f"{target}: is one of the gallery's photos, which stay as they are. Write elsewhere")
     found = search(model, gallery, a.queries, a.top, a.id, a.cam, a.skip_broken, CACHE, _reading)
     if table: _write_csv(search_table(found), table)
     if out:
@@ -547,7 +549,7 @@ def _maps_said(args: list) -> list:
     for k, word in enumerate(args): out += [word, MAPS[0]] if word == "--maps" and (args[k + 1:k + 2] or [""])[0] not in MAPS else [word]
     return out
 
-# %% ../nbs/21_rank.ipynb #8dfde62e
+# %% ../nbs/21_rank.ipynb #6bfa3480
 def rank_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
@@ -555,8 +557,8 @@ def rank_cli(
     parser = argparse.ArgumentParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in the folder is changed.", allow_abbrev=False)
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="photos of whom to look for")
     parser.add_argument("--model", required=True, metavar="FILE", help="a trained DG-Net, as DGNet.save writes it")
-    parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder, or a folder of photos")
-    parser.add_argument("--name", help="take the gallery for this layout: market, duke, msmt17, cuhk03, cuhk03-labeled, folder")
+    parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder or .csv file, or a folder of photos")
+    parser.add_argument("--name", help="take the gallery for this layout: " + ", ".join(DATASETS))
     parser.add_argument("--out", metavar="FILE.png", help="write the ranked strip, one row per query")
     parser.add_argument("--csv", metavar="FILE.csv", help="write the lists as a table")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="length of the lists (default: 10)")

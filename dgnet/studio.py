@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pick_photos', 'Mixer', 'png_bytes', 'board_figure', 'Studio', 'read_upload', 'swap_studio', 'front_end']
 
-# %% ../nbs/23_studio.ipynb #db052b0f
+# %% ../nbs/23_studio.ipynb #44f3331e
 import io
 import os
 import sys
@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from IPython import get_ipython
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .core import denormalise, from_uint8, to_uint8
-from .data import read_image
+from .data import read_image, to_rgb
 from .model import DGNet, evaluating
 from .rank import open_gallery
 
@@ -151,7 +151,7 @@ class Studio(widgets.VBox):
             menu = [(name, n) for n, name in enumerate(self.mixer.names)]
             for w, chosen in ((self.i, self.i.value), (self.j, k)): w.options = menu; w.value = chosen
 
-# %% ../nbs/23_studio.ipynb #3d185c2a
+# %% ../nbs/23_studio.ipynb #025fc280
 def read_upload(
     content: bytes | memoryview,  # of an image file
     name: str,                    # for the message
@@ -161,7 +161,7 @@ def read_upload(
     "An uploaded photo, turned as its camera was held. Raises OSError when it is none."
     try:
         with Image.open(io.BytesIO(bytes(content))) as im:
-            pixels = np.array(ImageOps.exif_transpose(im).convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+            pixels = np.array(to_rgb(im).resize((width, height), Image.Resampling.BICUBIC))
     except Exception as e: raise OSError(f"{name}: not a readable image ({type(e).__name__}). Upload a JPEG or PNG") from e   # a damaged file can make a decoder raise anything
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
