@@ -26,7 +26,7 @@ from dgnet.check import check_dataset
 from dgnet.config import make_config
 from dgnet.core import denormalise, from_uint8, to_uint8
 from dgnet.data import load_dataset, parse_name
-from dgnet.generate import Painter, draw_pairs, generate_cli, generate_set, made_by, open_painter, open_source, paint, paint_grid, photo_size, picture, plan_set, sheet, walk
+from dgnet.generate import Painter, draw_pairs, generate_cli, generate_set, made_by, open_painter, open_source, paint_pairs, paint_grid, photo_size, picture, plan_set, sheet, walk
 from dgnet.model import DGNet
 from dgnet.synthetic import write_domain
 
@@ -87,8 +87,8 @@ def close(a, b) -> bool: return (a.int() - b.int()).abs().max() <= 1
 def test_a_swap_is_what_the_network_generates(painter, two):
     x = painter.read(list(two))
     x_i, x_j = from_uint8(x[:1]), from_uint8(x[1:])
-    assert torch.equal(paint(painter, x[:1], x[1:]), to_uint8(denormalise(painter.model.generate(x_i, x_j))))
-    assert painter.swap(*two).tobytes() == picture(paint(painter, x[:1], x[1:])[0]).tobytes()
+    assert torch.equal(paint_pairs(painter, x[:1], x[1:]), to_uint8(denormalise(painter.model.generate(x_i, x_j))))
+    assert painter.swap(*two).tobytes() == picture(paint_pairs(painter, x[:1], x[1:])[0]).tobytes()
     assert painter.swap(*two).tobytes() != painter.swap(*two[::-1]).tobytes(), "appearance and structure are not the same thing"
 
 
@@ -113,7 +113,7 @@ def test_batches_bound_the_memory_and_change_nothing_that_can_be_seen(painter, b
     hook = painter.model.G.register_forward_hook(lambda m, a, out: seen.append(len(out)))
     try:
         small = painter._replace(batch=batch)
-        assert type(small) is Painter and close(paint(small, x, x.flip(0)), paint(painter, x, x.flip(0)))
+        assert type(small) is Painter and close(paint_pairs(small, x, x.flip(0)), paint_pairs(painter, x, x.flip(0)))
         seen.clear()
         grid = paint_grid(small, x[:2], x)
         assert max(seen) == batch and sum(seen) == 2 * 7 and close(grid, paint_grid(painter, x[:2], x))
@@ -124,7 +124,7 @@ def test_a_grid_has_appearance_down_and_structure_across(painter):
     x = torch.randint(0, 256, (5, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     grid = paint_grid(painter, x[:2], x[2:])
     assert grid.shape == (2, 3, 3, 64, 32)
-    for m, n in np.ndindex(2, 3): assert close(grid[m, n], paint(painter, x[m:m + 1], x[2 + n:3 + n])[0])
+    for m, n in np.ndindex(2, 3): assert close(grid[m, n], paint_pairs(painter, x[m:m + 1], x[2 + n:3 + n])[0])
     image = np.asarray(painter.grid(list(x[:2]), list(x[2:]), (64, 32)))   # 4 white pixels around each
     def cell(r, c): return torch.from_numpy(image[4 + r * 68:68 + r * 68, 4 + c * 36:36 + c * 36].copy()).permute(2, 0, 1)
     assert torch.equal(cell(0, 2), x[3]) and torch.equal(cell(2, 0), x[1]) and close(cell(2, 3), grid[1, 2])
@@ -135,7 +135,7 @@ def test_a_walk_goes_from_one_picture_to_the_other(painter):
     for of, still in (("appearance", None), ("structure", None), ("appearance", x[2]), ("structure", x[2])):
         other = x[:1] if still is None else x[2:]
         path = walk(painter, x[0], x[1], of, 5, still)
-        ends = paint(painter, x[:2], other.expand(2, -1, -1, -1)) if of == "appearance" else paint(painter, other.expand(2, -1, -1, -1), x[:2])
+        ends = paint_pairs(painter, x[:2], other.expand(2, -1, -1, -1)) if of == "appearance" else paint_pairs(painter, other.expand(2, -1, -1, -1), x[:2])
         assert close(path[[0, -1]], ends) and path.shape == (5, 3, 64, 32)
     assert close(walk(painter, x[0], x[1], steps=20)[7], walk(painter._replace(batch=3), x[0], x[1], steps=20)[7])
     with pytest.raises(ValueError, match="appearance.*structure"): walk(painter, x[0], x[1], "clothes")
@@ -228,7 +228,7 @@ def test_the_device_that_is_asked_for(model, monkeypatch, two, tmp_path, capsys)
 
 def test_a_full_gpu_is_said_in_words(model, monkeypatch, two, tmp_path, capsys):
     def full(*a): raise torch.OutOfMemoryError("CUDA out of memory")
-    monkeypatch.setattr(G, "paint", full)
+    monkeypatch.setattr(G, "paint_pairs", full)
     assert cli("swap", *two, "--model", model, "--out", tmp_path / "x.png") == 2 and "DGNET_DEVICE=cpu" in capsys.readouterr().err
 
 
@@ -348,7 +348,7 @@ def test_a_set_is_complete_and_reads_back(painter, flat, tmp_path, images):
         a, s = parse_name(r["appearance"]), parse_name(r["structure"])
         assert (a.id, s.id, a.cam, s.cam) == tuple(int(r[k]) for k in ("appearance_id", "structure_id", "appearance_cam", "structure_cam")) and a.id != s.id
         assert r["file"].startswith(f"{a.id:04d}/{a.id:04d}_c{s.cam}_")
-        wanted = paint(painter, *painter.read([flat / r["appearance"], flat / r["structure"]]).split(1))[0]
+        wanted = paint_pairs(painter, *painter.read([flat / r["appearance"], flat / r["structure"]]).split(1))[0]
         seen = torch.from_numpy(np.array(Image.open(done.folder / r["file"]))).permute(2, 0, 1)
         assert close(seen, wanted) if images == "png" else (seen.float() - wanted.float()).abs().mean() < 6
     back = load_dataset(None, done.folder)

@@ -170,3 +170,30 @@ def test_two_commands_on_one_folder_wait_for_each_other(folder, tmp_path):
     assert [p.returncode for p in both] == [0, 0], said
     files = [(tmp_path / f"out {k}" / "model.safetensors").read_bytes() for k in range(2)]
     assert files[0] == files[1] and sum("DG-Net 6/6" in err for _, err in said) == 1, "one trained, the other waited"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    "An untrained network's file: what is tested is the way in and out."
+    from dgnet.config import make_config
+    from dgnet.model import DGNet
+    torch.manual_seed(0)
+    return DGNet(make_config("smoke"), 8).eval().save(tmp_path_factory.mktemp("m") / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_takes_every_layout(layouts, model, name, tmp_path, capsys):
+    "dgnet_generate and dgnet_rank"
+    from dgnet.data import load_dataset
+    from dgnet.generate import generate_cli
+    from dgnet.rank import rank_cli
+    path, data = layouts[name], load_dataset(None, layouts[name])
+    photo = str((data.query if data.query.n else data.train).paths[0])
+    assert generate_cli(["set", str(path), "--pairs", "12", "--model", str(model), "--out", str(tmp_path / "set")]) == 0, capsys.readouterr().err
+    made = load_dataset(None, tmp_path / "set")
+    assert made.train.n == 12 and set(made.train.people) <= set(range(1, 100))
+    assert rank_cli([photo, "--gallery", str(path), "--model", str(model), "--out", str(tmp_path / "strip.png"), "--csv", str(tmp_path / "list.csv")]) == 0, capsys.readouterr().err
+    said = capsys.readouterr()
+    assert (tmp_path / "strip.png").stat().st_size > 5_000 and len((tmp_path / "list.csv").read_text().splitlines()) > 3
+    assert "first true match at rank" in said.out, said.out
+    assert ("camera" in (said.out + said.err).lower())
