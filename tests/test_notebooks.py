@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/*.ipynb") if not p.name.startswith("_"))
-WITH_SOLUTIONS = [p for p in NOTEBOOKS if re.match(r"[01]\d_", p.name)]
+WITH_SOLUTIONS = [p for p in NOTEBOOKS if re.match(r"[0-2]\d_", p.name)]
 REPRODUCTION = [p for p in NOTEBOOKS if re.match(r"fig|table", p.name)]
 
 
