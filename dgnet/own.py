@@ -184,7 +184,7 @@ def _pages(run: Run, found: DataReport, marks: pd.DataFrame, pictures: dict[str,
               ("Data", "data", "The photos", html_table(found.table.to_dict("records"), f"What lies in the folder: {found.verdict}"))]
     return [Part(group, anchor, "", title, "", content) for group, anchor, title, content in parts]
 
-# %% ../nbs/22_own.ipynb #0353f254
+# %% ../nbs/22_own.ipynb #9f7fa23b
 def write_own(
     run: Run,
     found: DataReport,       # of its photos
@@ -196,6 +196,7 @@ def write_own(
     def note(about: dict) -> None:
         with writing(folder / "metrics.json"): (folder / "metrics.json.tmp").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8"); (folder / "metrics.json.tmp").replace(folder / "metrics.json")
     note({"run": run.provenance["run"], "finished": False})   # first, so that the same command knows the folder again
+    set_style()
     marks, pictures = marks_of(run), {}
     for stem, draw in (("losses", lambda: loss_figure(run)), ("swaps", lambda: own_swaps(run)), ("lists", lambda: own_lists(run))):
         fig, pictures[stem] = draw(), folder / f"{stem}.png"

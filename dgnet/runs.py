@@ -50,7 +50,7 @@ from .train import Clock, Fed, TrainState, fit, refresh_batch_norm
 def is_real(
     cfg: Config,   # `source`
 ) -> bool:
-    "Whether a run looks at photographs of real people."
+    "Whether a run looks at photos from a folder that was given, which may show real people."
     return cfg.source != "synthetic"
 
 @lru_cache(maxsize=8)
@@ -77,7 +77,8 @@ def with_source(
     "The configuration with a word on where its photos come from: for a real folder, its counts and a hash of its files' names, labels and sizes (never its path)."
     if not path: return cfg
     rows = [[os.path.relpath(p, data.root), p.stat().st_size, int(i), int(c)] for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)]
-    return replace(cfg, source=f"real: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery (files {short_hash(rows, 8)})")
+    kind = "rendered" if (data.root / "factors.csv").is_file() else "real"
+    return replace(cfg, source=f"{kind}: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery (files {short_hash(rows, 8)})")
 
 # %% ../nbs/18_runs.ipynb #62e4e261
 _PHOTOS: dict = {}
