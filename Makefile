@@ -6,13 +6,16 @@ STAMP  := $(VENV)/.installed
 TIER   ?= mini
 ARGS   ?=
 
-.PHONY: reproduce test lab prepare environment clean-environment
+.PHONY: reproduce test bench lab prepare environment clean-environment
 
 reproduce: $(STAMP)  ## train what is missing, run every reproduction notebook, write figures/
 	$(BIN)/dgnet_reproduce --tier $(TIER) $(ARGS)
 
 test: $(STAMP)  ## export and clean leave no diff, library notebooks, pytest, reproduction notebooks at smoke
 	$(BIN)/python tests/run_all.py
+
+bench: $(STAMP)  ## time training steps, evaluation, loading and generation; writes local/bench/*.json (ARGS=--quick: a minute)
+	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
