@@ -168,18 +168,23 @@ def pick_device(a: argparse.Namespace) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def run_case(
+def run_cases(
     script: str,          # file of the benchmark
-    case: dict,           # anything JSON can hold
+    cases: list,          # one, or in a quick run all; anything JSON can hold
     threads: int | None,  # of torch
-) -> dict:
-    "Measure one case in a Python of its own, so that its memory is its own. Raises RuntimeError with that process's last words."
+) -> list:
+    "Measure cases in a Python of their own: alone, a case's memory is its own. Raises RuntimeError with that process's last words."
     env = {**os.environ, **({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})}
-    done = subprocess.run([sys.executable, script, "--case", json.dumps(case)], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "--case", json.dumps(cases)], env=env, capture_output=True, text=True)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or ["no message; was it killed for its memory?"])[-1]
-        raise RuntimeError(f"the case {case} ended with code {done.returncode}: {words}")
+        raise RuntimeError(f"{' and '.join(map(describe, cases))}: ended with code {done.returncode}: {words}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def describe(case: dict) -> str:
+    "A case in words."
+    return ", ".join(f"{k} {v}" for k, v in case.items() if k not in ("device", "threads", "quick") and v not in (None, {}, False))
 
 
 def shown(value) -> str:
@@ -247,16 +252,16 @@ def benchmark(
     "The whole script: every case in a process of its own, a table, a JSON file. Exit code 2 and one line when something is wrong."
     a = parser.parse_args()
     if a.case:
-        case = json.loads(a.case)
-        print(json.dumps(measured_case(case, measure)))
+        print(json.dumps([measured_case(case, measure) for case in json.loads(a.case)]))
         return 0
     try:
         began, device = time.perf_counter(), pick_device(a)
+        if a.out.exists() and not a.out.is_dir(): raise ValueError(f"--out {a.out}: a file is there; give a folder")
         a.out.mkdir(parents=True, exist_ok=True)
         todo, found = [{"device": device, "threads": a.threads, "quick": a.quick, **c} for c in cases(a, device)], []
-        for k, case in enumerate(todo, start=1):
-            print(f"{name} {k}/{len(todo)}: " + ", ".join(f"{key} {v}" for key, v in case.items() if key not in ("device", "threads", "quick") and v not in (None, {}, False)), file=sys.stderr, flush=True)
-            found.append(run_case(script, case, a.threads))
+        for part in ([todo] if a.quick else [[c] for c in todo]):   # a quick run has one process for all: its memory is not that of a case
+            print(f"{name} {len(found) + 1}/{len(todo)}: {' and '.join(map(describe, part))}", file=sys.stderr, flush=True)
+            found += run_cases(script, part, a.threads)
         return report(name, a, columns, found, time.perf_counter() - began, finish)
     except (RuntimeError, ValueError, OSError) as e: print(f"{name}: {e}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -271,7 +276,7 @@ def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds
     loads = [f["load"] for f in found if f["load"] is not None]
     more = finish(rows, peak)
     result = {"name": name, "quick": a.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "seconds": seconds, "machine": where, "peak": peak, "load": loads,
-              "command": " ".join([f"benchmarks/{name}.py", *[v for v in sys.argv[1:] if v != str(a.out)]]), "rows": rows, "ratios": [], **more}
+              "command": " ".join([f"benchmarks/{name}.py", *[v for v in sys.argv[1:] if v not in ("--out", str(a.out))]]), "rows": rows, "ratios": [], **more}
     path = a.out / f"{name}.json"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"); temporary.replace(path)

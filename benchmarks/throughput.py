@@ -115,7 +115,7 @@ def measure(case: dict) -> dict:
     t = statistics(timed(f, case["repeat"], case["device"]))
     size = case.get("image") or network_size(case["network"])
     return {"work": case["work"], "network": case.get("network"), "precision": case.get("precision") or "float32", "image": f"{size[0]}x{size[1]}", "items": case["n"], "batch": case.get("batch"), **t,
-            "images": n, "images_s": n / t["median_ms"] * 1e3, "us_per_image": t["median_ms"] / n * 1e3, "gflop_per_image": flop / 1e9, "gflop_s": flop * n / t["median_ms"] / 1e6 if flop else None,
+            "images": n, "images_s": n / t["median_ms"] * 1e3, "us_per_image": t["median_ms"] / n * 1e3, "gflop_per_image": flop / 1e9 or None, "gflop_s": flop * n / t["median_ms"] / 1e6 if flop else None,
             "peak_mib": memory(case["device"])["peak"], "before_mib": before}
 
 
