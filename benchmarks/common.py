@@ -58,6 +58,14 @@ def memory(device: str = "cpu") -> dict:
     return {"peak": peak, "now": peak}
 
 
+def usage() -> dict:
+    "So far in this process: seconds of processor time, the system's part of it, and pages that had to be fetched or zeroed. Hardly moved by other work on the machine."
+    try: import resource
+    except ImportError: return {"cpu": sum(os.times()[:2]), "system": os.times()[1], "faults": 0}
+    r = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu": r.ru_utime + r.ru_stime, "system": r.ru_stime, "faults": r.ru_minflt}
+
+
 def counting():
     """A context that counts, for whatever runs inside it, backward passes included: `flop`, two for each multiplication and addition of
     convolutions and matrix products (the registry of torch.utils.flop_counter.FlopCounterMode); `heavy`, bytes of these operations; `light`,
@@ -277,6 +285,7 @@ def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds
     more = finish(rows, peak)
     result = {"name": name, "quick": a.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "seconds": seconds, "machine": where, "peak": peak, "load": loads,
               "command": " ".join([f"benchmarks/{name}.py", *[v for v in sys.argv[1:] if v not in ("--out", str(a.out))]]), "rows": rows, "ratios": [], **more}
+    if a.quick: result["notes"] = [*result.get("notes", []), "quick: all cases in one process, so peak memory is that of all of them; tiny sizes, so the numbers mean little"]
     path = a.out / f"{name}.json"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"); temporary.replace(path)

@@ -123,7 +123,7 @@ COLUMNS = {"size": "size", "queries": "queries", "gallery": "gallery", "method":
 
 
 def main() -> int:
-    p = options("evaluation", __doc__.partition("\n")[0])
+    p = options("evaluation", __doc__.partition("\n\n")[0].replace("\n", " "))
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: small, market and msmt17")
     p.add_argument("--queries", type=positive, help="queries that the loop runs on; default: all, at MSMT17's size 200")
     return benchmark("evaluation", __file__, p, cases, measure, finish, COLUMNS)

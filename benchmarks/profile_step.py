@@ -1,4 +1,5 @@
-"""Where the time of a training step goes: by kind of operation, by pass and network (forward and backward), and by single operation.
+"""Where the time of a training step goes: by kind of operation, by pass and network (forward and backward), by single operation, and by the
+shapes of its tensors; and which passes copy.
 
 A backward operation is told to belong to the pass whose forward operation it differentiates (by autograd's sequence numbers); what the optimisers
 do, what accumulates gradients and what draws the batch stand by themselves. The profiler costs time of its own: shares count, not milliseconds."""
@@ -108,12 +109,13 @@ def measure(case: dict) -> dict:
     for k in range(2): run.step(k)
     if gpu: torch.cuda.synchronize()
     began = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu) as p:
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu, record_shapes=True) as p:
         for k in range(n): run.step(k)
         if gpu: torch.cuda.synchronize()
     seconds = (time.perf_counter() - began) / n
     trace = Trace(p.events(), gpu)
     def op(e): return e.name.removeprefix("aten::") if not e.name.startswith(WHERE) else "Python between operations"
+    def shape(e): return f"{op(e)} {' '.join('x'.join(map(str, v)) for v in e.input_shapes[:3] if v)}"
     def kind(e):
         label = trace.labels[id(e)]
         if label.startswith("optimiser"): return "optimisers"
@@ -122,7 +124,8 @@ def measure(case: dict) -> dict:
     cfg = run.cfg
     return {"size": case["size"], "image": f"{cfg.height}x{cfg.width}", "batch": cfg.batch, "phase": case["phase"], "precision": cfg.precision, "merge": cfg.merge_passes, "n": n,
             "median_ms": 1e3 * seconds, "by_kind": trace.shares(kind, n), "by_pass": trace.shares(lambda e: trace.labels[id(e)], n),
-            "by_network": trace.shares(lambda e: network(trace.labels[id(e)]), n), "by_operation": trace.shares(op, n)[:25]}
+            "by_network": trace.shares(lambda e: network(trace.labels[id(e)]), n), "by_operation": trace.shares(op, n)[:25], "by_shape": trace.shares(shape, n)[:40],
+            "copies": trace.shares(lambda e: f"{e.name.removeprefix('aten::')} in {trace.labels[id(e)]}" if kind(e) == "casts and copies" else "all else", n)[:12]}
 
 
 def network(label: str) -> str:
@@ -148,7 +151,7 @@ def finish(rows: list, peak: dict) -> dict:
         conv = sum(s["share"] for s in r["by_kind"] if s["what"].startswith("convolution"))
         r["convolutions"], r["optimisers"] = conv, sum(s["share"] for s in r["by_kind"] if s["what"] == "optimisers")
         r["norms"] = sum(s["share"] for s in r["by_kind"] if s["what"] == "norm")
-        for by, most in (("by_kind", 12), ("by_network", 16), ("by_pass", 24), ("by_operation", 12)):
+        for by, most in (("by_kind", 12), ("by_network", 16), ("by_pass", 24), ("by_operation", 12), ("by_shape", 16), ("copies", 10)):
             tables.append({"title": f"{r['size']}, {r['phase']} phase, {r['precision']}: {by.replace('_', ' ')}", "rows": r[by][:most], "columns": share})
     return {"tables": tables, "notes": ["ms: with the profiler on; shares of the time that the profiler saw in operations"]}
 
@@ -158,7 +161,7 @@ COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase",
 
 
 def main() -> int:
-    p = options("profile_step", __doc__.partition("\n")[0])
+    p = options("profile_step", __doc__.partition("\n\n")[0].replace("\n", " "))
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: paper and mini; on a GPU paper")
     p.add_argument("--phases", nargs="+", choices=PHASES)
     p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"))

@@ -7,7 +7,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from common import benchmark, counting, memory, options, positive, ratios, statistics, timed
+from common import benchmark, counting, memory, options, positive, ratios, statistics, timed, usage
 
 SIZES = {"paper": dict(tier="paper", ea_init="random"), "mini": dict(tier="mini", ea_init="random"), "smoke": dict(tier="smoke", ea_init="random")}
 K = 751   # people of Market-1501's training set
@@ -94,7 +94,9 @@ def measure(case: dict) -> dict:
     if case["compile"]:
         for net in (run.state.model.E_a, run.state.model.E_s, run.state.model.G, run.state.model.D, run.teacher): net.compile()
     for k in range(2, case["warm_up"]): run.step(k)
+    before = usage()
     times = timed(run.step, n, case["device"])
+    used = {k: (v - before[k]) / n for k, v in usage().items()}
     halves = [statistics(times[k::2]) for k in range(2)]
     both = statistics(times)
     mean = {k: sum(h[k] for h in halves) / 2 for k in ("median_ms", "min_ms", "mean_ms")}
@@ -105,7 +107,7 @@ def measure(case: dict) -> dict:
     return {"size": case["size"], "image": f"{cfg.height}x{cfg.width}", "batch": cfg.batch, "phase": case["phase"], "precision": cfg.precision, "merge": cfg.merge_passes,
             "compile": case["compile"], "recipe": case["recipe"], "set": case["set"], "n_ids": K, "n": n, "warm_up": max(2, case["warm_up"]), **mean,
             "spread": max(h["spread"] for h in halves), "coin_ms": [h["median_ms"] for h in halves], "total_s": sum(times), "it_per_s": n / sum(times),
-            "per_pair_ms": mean["median_ms"] / cfg.batch, "losses": sorted(losses), "gflop": flop / 1e9, "must_gflop": must / 1e9, "heavy_gb": heavy / 1e9, "light_gb": light / 1e9,
+            "per_pair_ms": mean["median_ms"] / cfg.batch, "cpu_ms": 1e3 * used["cpu"], "system_share": used["system"] / used["cpu"], "page_faults": used["faults"], "losses": sorted(losses), "gflop": flop / 1e9, "must_gflop": must / 1e9, "heavy_gb": heavy / 1e9, "light_gb": light / 1e9,
             "gflop_s": flop / 1e6 / mean["median_ms"], "peak_mib": memory(case["device"])["peak"],
             "milestones": [cfg.warm_up], "n_iter_paper": 100_000, "device_memory": gpu}
 
@@ -160,16 +162,17 @@ def finish(rows: list, peak: dict) -> dict:
             "tables": [{"title": "100,000 iterations, predicted from the mean step of both phases", "rows": predicted,
                         "columns": {"size": "size", "batch": "batch", "precision": "precision", "merge": "merged", "compile": "compiled", "ms": "ms/it", "hours_100k": "hours"}}],
             "notes": [f"measured on {device}", "GFLOP: counted in the step, its backward passes and D's double one included; needed: what the losses cannot do without.",
-                      "floor: the counted arithmetic at the measured peak, then all other operations' bytes at the measured copy rate; caches and fusion can go below its second part."]}
+                      "floor: the counted arithmetic at the measured peak, then all other operations' bytes at the measured copy rate; caches and fusion can go below its second part.",
+                      "CPU ms: processor time of a step, over all threads; system: the operating system's share of it, nearly all of it zeroing fresh memory."]}
 
 
 COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase", "precision": "precision", "merge": "merged", "compile": "compiled", "median_ms": "ms", "min_ms": "least",
-           "spread": "spread", "per_pair_ms": "ms/pair", "it_per_s": "it/s", "gflop": "GFLOP", "must_gflop": "needed", "light_gb": "GB light", "floor_ms": "floor ms", "gflop_s": "GFLOP/s", "of_peak": "of peak",
+           "spread": "spread", "per_pair_ms": "ms/pair", "cpu_ms": "CPU ms", "system_share": "system", "it_per_s": "it/s", "gflop": "GFLOP", "must_gflop": "needed", "light_gb": "GB light", "floor_ms": "floor ms", "gflop_s": "GFLOP/s", "of_peak": "of peak",
            "peak_mib": "peak MiB"}
 
 
 def main() -> int:
-    p = options("steps", __doc__.partition("\n")[0])
+    p = options("steps", __doc__.partition("\n\n")[0].replace("\n", " "))
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: paper and mini; on a GPU paper")
     p.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"))

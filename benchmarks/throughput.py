@@ -168,7 +168,7 @@ COLUMNS = {"work": "work", "network": "network", "precision": "precision", "imag
 
 
 def main() -> int:
-    p = options("throughput", __doc__.partition("\n")[0])
+    p = options("throughput", __doc__.partition("\n\n")[0].replace("\n", " "))
     p.add_argument("--work", nargs="+", choices=WORK, help="default: all")
     p.add_argument("--batch", type=positive, help="images at a time; pairs in a batch of the sampler")
     return benchmark("throughput", __file__, p, cases, measure, finish, COLUMNS)
