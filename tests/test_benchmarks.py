@@ -16,7 +16,7 @@ SCRIPTS = ("steps", "profile_step", "evaluation", "throughput")
 PROMISED = {   # columns of the rows, beside what all have
     "steps": {"size", "phase", "precision", "merge", "compile", "batch", "median_ms", "min_ms", "spread", "per_pair_ms", "cpu_ms", "system_share", "peak_mib", "gflop", "must_gflop", "light_gb", "floor_ms", "gflop_s", "of_peak", "losses"},
     "profile_step": {"size", "phase", "precision", "by_kind", "by_pass", "by_network", "by_operation", "by_shape", "copies", "convolutions", "optimisers"},
-    "evaluation": {"size", "queries", "gallery", "method", "measured", "median_ms", "mAP", "peak_mib", "above_mib"},
+    "evaluation": {"size", "queries", "gallery", "method", "measured", "median_ms", "cpu_ms", "mAP", "peak_mib", "above_mib"},
     "throughput": {"work", "network", "items", "images_s", "median_ms", "spread", "peak_mib", "of_peak"},
 }
 
