@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 TIER   ?= mini
 ARGS   ?=
 
-.PHONY: reproduce test torture lab prepare environment clean-environment
+.PHONY: reproduce test torture bench lab prepare environment clean-environment
 
 reproduce: $(STAMP)  ## train what is missing, run every reproduction notebook, write figures/
 	$(BIN)/dgnet_reproduce --tier $(TIER) $(ARGS)
@@ -16,6 +16,9 @@ test: $(STAMP)  ## export and clean leave no diff, library notebooks, pytest, re
 
 torture: $(STAMP)  ## kill a small training fifty times at random moments, fill its disk, compare the weights (some ten minutes)
 	$(BIN)/python tests/torture.py $(ARGS)
+
+bench: $(STAMP)  ## time training steps, evaluation, loading and generation; writes local/bench/*.json (ARGS=--quick: a minute)
+	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

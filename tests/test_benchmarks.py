@@ -1,0 +1,115 @@
+"Every benchmark runs at its tiny size and writes the JSON that it promises; bad arguments end in one line."
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCH = ROOT / "benchmarks"
+SCRIPTS = ("steps", "profile_step", "evaluation", "throughput")
+PROMISED = {   # columns of the rows, beside what all have
+    "steps": {"size", "phase", "precision", "merge", "compile", "batch", "median_ms", "min_ms", "spread", "per_pair_ms", "cpu_ms", "system_share", "peak_mib", "gflop", "must_gflop", "light_gb", "floor_ms", "gflop_s", "of_peak", "losses"},
+    "profile_step": {"size", "phase", "precision", "by_kind", "by_pass", "by_network", "by_operation", "by_shape", "copies", "convolutions", "optimisers"},
+    "evaluation": {"size", "queries", "gallery", "method", "measured", "median_ms", "cpu_ms", "mAP", "peak_mib", "above_mib"},
+    "throughput": {"work", "network", "items", "images_s", "median_ms", "spread", "peak_mib", "of_peak"},
+}
+
+
+def run(name: str, *args) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(BENCH / f"{name}.py"), *map(str, args)], capture_output=True, text=True, env=env, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    "All of them, once, the way `make bench ARGS=--quick` calls them."
+    out = tmp_path_factory.mktemp("bench")
+    done = run("run_all", "--quick", "--device", "cpu", "--threads", 1, "--out", out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, {name: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in SCRIPTS}, out
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_quick_writes_what_is_promised(quick, name):
+    found = quick[1][name]
+    assert found["name"] == name and found["quick"] is True and found["seconds"] > 0 and found["rows"]
+    assert {"cpu", "cores", "threads", "ram_gib", "gpu", "python", "torch", "numpy", "code", "device"} <= set(found["machine"]) and found["machine"]["threads"] == 1
+    assert all(found["peak"][d][k] > 0 for d in ("float32", "bfloat16") for k in ("conv", "matmul")) and found["peak"]["copy_gb_s"] > 0
+    for row in found["rows"]:
+        assert PROMISED[name] <= set(row), PROMISED[name] - set(row)
+        assert row["median_ms"] > 0
+    assert not [f for f in quick[2].iterdir() if f.suffix != ".json"], "nothing half written is left"
+
+
+def test_the_output_says_where_it_was_measured(quick):
+    assert quick[0].count("measured peak, GFLOP/s") == len(SCRIPTS) and f"torch {torch.__version__.split('+')[0]}" in quick[0] and "all done" in quick[0]
+    assert "measured on a CPU, with small counts" in quick[0]
+
+
+def test_steps_count_at_least_what_is_needed(quick):
+    rows = quick[1]["steps"]["rows"]
+    assert {r["phase"] for r in rows} == {"first", "full"}
+    for r in rows: assert 1.0 <= r["gflop"] / r["must_gflop"] < 1.15, "a step does what the losses need, and little more"
+    first, full = (next(r for r in rows if r["phase"] == p) for p in ("first", "full"))
+    assert set(first["losses"]) < set(full["losses"]) and {"prim", "fine", "cyc"} <= set(full["losses"]) - set(first["losses"])
+    assert first["gflop"] < full["gflop"]
+    assert quick[1]["steps"]["predicted"][0]["hours_100k"] > 0
+
+
+def test_shares_sum_to_one_and_know_the_networks(quick):
+    for row in quick[1]["profile_step"]["rows"]:
+        for by in ("by_kind", "by_pass", "by_network"): assert sum(s["share"] for s in row[by]) == pytest.approx(1)
+        networks = {s["what"] for s in row["by_network"]}
+        assert {f"{n} ({d})" for n in ("E_a", "E_s", "G", "D") for d in ("forward", "backward")} <= networks and "teacher (forward)" in networks and "teacher (backward)" not in networks
+        assert {"convolution", "convolution backward", "optimisers"} <= {s["what"] for s in row["by_kind"]}
+        assert next(s["share"] for s in row["by_kind"] if s["what"] == "other") < 0.2 if any(s["what"] == "other" for s in row["by_kind"]) else True
+
+
+def test_the_loop_and_the_package_agree(quick):
+    ours, loop = quick[1]["evaluation"]["rows"]
+    assert (ours["method"], loop["method"]) == ("package", "loop") and ours["mAP"] == pytest.approx(loop["mAP"], abs=1e-6) and 0.05 < ours["mAP"] < 0.95
+
+
+def test_counting_is_the_sum_of_the_layers():
+    sys.path.insert(0, str(BENCH))
+    try: common = importlib.import_module("common")
+    finally: sys.path.remove(str(BENCH))
+    from torch.utils.flop_counter import FlopCounterMode
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(8, 4, 1)), torch.randn(2, 3, 8, 8)
+    with common.counting() as ours: net(x).sum().backward()
+    with FlopCounterMode(display=False) as theirs: net(x).sum().backward()
+    first, second = 2 * 2 * 64 * 3 * 8 * 9, 2 * 2 * 64 * 8 * 4
+    assert ours.flop == theirs.get_total_flops() == 2 * first + 3 * second and ours.first == first
+    with common.counting() as c: torch.zeros(1000).add(1.0); torch.zeros(10).view(2, 5)
+    assert c.flop == c.heavy == 0 and 8000 <= c.light <= 8000 + 4000 * 2 + 200
+
+
+@pytest.mark.parametrize("script, args, words", [
+    ("steps", ["--threads", "0"], "argument --threads: 0: give a whole number above 0"),
+    ("steps", ["--repeat", "many"], "argument --repeat: many: give a whole number above 0"),
+    ("steps", ["--sizes", "huge"], "argument --sizes: invalid choice: 'huge'"),
+    ("steps", ["--set", "lam_img"], "lam_img: give FIELD=VALUE"),
+    ("evaluation", ["--queries", "-3"], "argument --queries: -3: give a whole number above 0"),
+    ("throughput", ["--work", "nothing"], "argument --work: invalid choice: 'nothing'"),
+    ("run_all", ["--only", "nothing"], "argument --only: invalid choice: 'nothing'"),
+])
+def test_bad_arguments(script, args, words, tmp_path):
+    done = run(script, "--quick", "--device", "cpu", "--out", tmp_path / "out", *args)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_case_that_fails_ends_in_one_line(tmp_path):
+    done = run("steps", "--quick", "--device", "cpu", "--out", tmp_path, "--phases", "first", "--set", "no_such_field=1")
+    assert done.returncode == 2 and "no field no_such_field in Config" in done.stderr and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    done = run("evaluation", "--quick", "--device", "cpu", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "out: a file is there; give a folder" in done.stderr and (tmp_path / "out").read_text() == "mine"
