@@ -334,10 +334,12 @@ class Recipe(NamedTuple):
     stem: str        # its file name without .ipynb
     runs: tuple      # (dataset, changes) of the runs it asks for
     real: dict = {}  # changes that it adds for real photos
+    free: bool = False  # takes whichever real dataset is given first
 
     def needs(self, paths: dict) -> list[tuple]:
         "Its runs when the datasets in `paths` are real folders: then only those, and no rival that needs joints."
-        return [(d, c | (self.real if d in paths else {})) for d, c in self.runs if not paths or (d in paths and c.get("method") != "pose")]
+        names = [next(iter(paths)) if paths and self.free else d for d, _ in self.runs]
+        return [(d, c | (self.real if d in paths else {})) for d, (_, c) in zip(names, self.runs) if not paths or (d in paths and c.get("method") != "pose")]
 
 THREE, CONTROL, OFFLINE = ("market", "duke", "msmt17"), {"generate": False}, {"offline": True}
 ABLATIONS = {"w/o feed": {"feed": False}, "w/o id": {"feed": False, "lam_id": 0.0}}   # Figure 4, as `fig4_ablation_generation` reads it
@@ -348,15 +350,13 @@ NOTEBOOKS = (
     Recipe("table3_features", (*((d, c) for d in THREE for c in ({}, CONTROL)), ("market", OFFLINE))),
     Recipe("table2_fid_ssim", (("market", {}), *RIVALS)),
     Recipe("fig3_generators", (("market", {}), *RIVALS)),
-    Recipe("fig2_dataflow", (("market", {}),)),
-    Recipe("tables6_7_8_architecture", ()),
-    Recipe("fig4_ablation_generation", (("duke", {}), *(("duke", c) for c in ABLATIONS.values()))),
+    Recipe("fig2_dataflow", (("market", {}),)), Recipe("tables6_7_8_architecture", ()),
+    Recipe("fig4_ablation_generation", (("duke", {}), *(("duke", c) for c in ABLATIONS.values())), free=True),
     Recipe("fig5_interp_appearance", (("market", {}),)),
     Recipe("fig6_three_datasets", tuple((d, {}) for d in THREE)),
     Recipe("fig7_failures", (("market", {}),)),
-    Recipe("fig8_alpha_beta", tuple(("duke", {"alpha": a}) for a in ALPHAS), {"hold_out": 100}),
-    Recipe("fig9_interp_structure", (("market", {}),)),
-    Recipe("table1_code_contents", (("market", {}),)),
+    Recipe("fig8_alpha_beta", tuple(("duke", {"alpha": a}) for a in ALPHAS), {"hold_out": 100}, free=True),
+    Recipe("fig9_interp_structure", (("market", {}),)), Recipe("table1_code_contents", (("market", {}),)),
     Recipe("table4_market_duke", (("market", {}), ("duke", {}), ("duke", CONTROL), *(("duke", {"soft_label": s}) for s in OLDER_LABELS))),
     Recipe("table5_msmt17", (("msmt17", {}),)),
     Recipe("table9_transfer", tuple((d, c) for d in THREE for c in ({}, CONTROL))),
@@ -531,7 +531,7 @@ def worker() -> None:
     task, out, sys.stdout = json.loads(sys.argv[1]), sys.stdout, sys.stderr
     def tell(**said) -> None: print(json.dumps(said), file=out, flush=True)
     try:
-        if "notebook" in task: return tell(done=run_notebook(Recipe(task["notebook"], task["runs"], task["real"]), task["tier"], task["paths"], task["force"]))
+        if "notebook" in task: return tell(done=run_notebook(Recipe(task["notebook"], task["runs"], task["real"], task["free"]), task["tier"], task["paths"], task["force"]))
         cfg = make_config(task["tier"], task["dataset"], real=task["path"] is not None, **task["changes"])
         get_data(cfg, task["path"], lambda done, total: tell(rendered=[task["dataset"], done, total]))
         obtain(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses), task["changes"])
@@ -622,7 +622,8 @@ def reproduce(
 ) -> list[str]:
     "Train what is missing, run the notebooks, write the report. Goes on past a failure; returns what failed, one line each."
     paths = dict(paths or {})
-    notebooks = [n for n in choose(only, skip) if not paths or any(d in paths for d, _ in n.runs)]
+    notebooks = [n for n in choose(only, skip) if not paths or n.needs(paths)]
+    if paths and not notebooks: raise ValueError(f"--data {' '.join(paths)}: no notebook that was asked for uses it. Leave --only out, or give the dataset that it is about")
     workers = workers or (1 if tier == "smoke" or default_device().type != "cpu" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     began, jobs = time.monotonic(), plan_runs(notebooks, tier, paths)
     at_once = f"{'one at a time' if workers == 1 else f'{workers} at a time, one thread each'}, on {device_name(default_device())}"
@@ -630,7 +631,7 @@ def reproduce(
     broken = train_all(jobs, tier, min(workers, len(jobs) or 1))
     failed, lost = list(broken.values()), {(j.dataset, short_hash(j.changes)) for j in jobs if run_key(j.config) in broken}
     def execute(n: Recipe) -> None:
-        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "tier": tier, "paths": paths, "force": force}
+        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "free": n.free, "tier": tier, "paths": paths, "force": force}
         if any((d, short_hash(c)) in lost for d, c in n.needs(paths)): said = "left out: a run that it needs failed"
         else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")

@@ -101,6 +101,7 @@ REPRODUCE = [
     Case("reproduce", "--data market={d}/no_such_folder", ("no_such_folder", "is not a folder")),
     Case("reproduce", "--data markt={d}/good", ("markt", "there are")),
     Case("reproduce", "--tier smoke --only fig1 --data market={d}/empty_folder", ("empty_folder", "no known dataset")),
+    Case("reproduce", "--tier smoke --only table5 --data market={d}/good", ("--data market", "no notebook", "Leave --only out")),
     Case("reproduce", "--workers 0 --dry-run", ("--workers 0", "1 or more")),
     Case("reproduce", "--tier huge", ("--tier", "invalid choice")),
 ]

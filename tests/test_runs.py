@@ -179,6 +179,7 @@ def test_with_real_photos_only_the_folders_runs_are_needed_as_the_notebook_asks_
     assert n.needs({}) == list(n.runs) and n.needs({"market": "/x"}) == [("market", {"hold_out": 100})]
     fig8 = next(r for r in runs.NOTEBOOKS if r.stem.startswith("fig8"))
     assert all(c["hold_out"] == 100 for _, c in fig8.needs({"duke": "/x"})) and len(fig8.needs({"duke": "/x"})) == 5
+    assert [d for d, _ in fig8.needs({"market": "/x"})] == ["market"] * 5 and [d for d, _ in fig8.needs({})] == ["duke"] * 5, "the notebook takes the first folder given"
 
 
 def test_the_progress_line_counts_down(runs):
