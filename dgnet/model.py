@@ -135,6 +135,7 @@ def config_from_dict(
 
 # %% ../nbs/09_model.ipynb #15e1f11b
 def _read(path: Path) -> tuple[dict, dict]:
+    if path.is_file() and not os.access(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
     try:
         with safe_open(path, "pt") as f:
             about = json.loads((f.metadata() or {}).get("dgnet", "{}"))
@@ -150,6 +151,7 @@ def load_model(
     "The network of a file, in eval mode, with its `classes`, `metrics` and `metadata`; raises with file and remedy when it is not one of ours."
     about, tensors = _read(Path(path))
     if not tensors: raise ValueError(f"{path}: a safetensors file, but not a DGNet model. Use one written by DGNet.save")
+    if lacks := {"sha256", "config", "n_ids", "version", "init", "metadata"} - set(about): raise ValueError(f"{path}: its header lacks {', '.join(sorted(lacks))}. Use a file written by DGNet.save")
     if content_hash(tensors) != about["sha256"]:
         raise ValueError(f"{path}: its weights do not match their own hash, so it is damaged. Copy or save it again")
     try: model = DGNet(config_from_dict(about["config"]), about["n_ids"], start=False)

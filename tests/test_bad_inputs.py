@@ -122,6 +122,7 @@ GENERATE = [
     Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/stranger.safetensors --out {t}/o.png", ("stranger.safetensors", "not a DGNet model")),
     Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/damaged.safetensors --out {t}/o.png", ("damaged.safetensors", "so it is damaged", "Copy or save it again")),
     Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/newer.safetensors --out {t}/o.png", ("newer.safetensors", "flux_capacitor", "that version")),
+    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/headless.safetensors --out {t}/o.png", ("headless.safetensors", "its header lacks sha256", "DGNet.save")),
     Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/official.pt --out {t}/o.png", ("official.pt", "a pickle", "load_official")),
     Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/malice.pt --out {t}/o.png", ("malice.pt", "a pickle")),
     Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/malice.safetensors --out {t}/o.png", ("malice.safetensors", "a pickle")),
@@ -210,6 +211,8 @@ def checkpoints(folder: Path, model: Path) -> None:
     about["config"]["flux_capacitor"] = 1
     save_file(load_file(model), folder / "newer.safetensors", {"dgnet": json.dumps(about)})
     torch.save({"a": torch.zeros(3)}, folder / "official.pt")
+    del about["sha256"]
+    save_file(load_file(model), folder / "headless.safetensors", {"dgnet": json.dumps(about)})
     (folder / "malice.pt").write_bytes(pickle.dumps(Malice(folder / "it ran")))
     (folder / "malice.safetensors").write_bytes(pickle.dumps(Malice(folder / "it ran")))
 
