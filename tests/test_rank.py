@@ -359,7 +359,7 @@ def bad_inputs(t: Path, file: Path) -> list:
         ((*m, "--gallery", t / "broken", q), "c.jpg: 1 of 3 gallery photos cannot be read"), ((*m, "--gallery", t / "ruins", "--skip-broken", q), "ruins: none of the 1 photos can be read"),
         (("--model", t / "none.safetensors", "--gallery", g, q), "none.safetensors: no such file"), (("--model", t / "notes", "--gallery", g, q), "notes: not a readable safetensors file"),
         *((("--model", t / n, "--gallery", g, q), f"{n}: not a readable safetensors file") for n in ("cut.safetensors", "noise.safetensors", "zero.safetensors", "pickle.pt", "q.jpg")),
-        (("--model", t / "other.safetensors", "--gallery", g, q), "not a DGNet model"), (("--model", t / "header.safetensors", "--gallery", g, q), "not as DGNet.save writes"),
+        (("--model", t / "other.safetensors", "--gallery", g, q), "not a DGNet model"), (("--model", t / "header.safetensors", "--gallery", g, q), "its header lacks"),
         ((*m, "--gallery", g, q, "--out", t / "none" / "s.png"), "there is no folder"), ((*m, "--gallery", g, q, "--out", t / "outdir"), "ends in .png"), ((*m, "--gallery", g, q, "--out", t / "s.exe"), "ends in .png"),
         ((*m, "--gallery", g, q, "--out", g / "s.png"), "lies inside the dataset"), ((*m, "--gallery", g, q, "--out", q), "would overwrite what is read"), ((*m, "--gallery", g, q, "--csv", t / "l.txt"), "ends in .csv"),
         ((*m, "--gallery", g, q, "--csv", g / "l.csv"), "lies inside the dataset"), ((*m, "--gallery", g, q, "--top", 0), "--top 0: a list has at least one photo"), ((*m, "--gallery", g, q, "--top", -3), "--top -3"),
