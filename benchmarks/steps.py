@@ -77,9 +77,9 @@ class Training:
         return found
 
     def must(self, again: bool) -> float:
-        "Flop that the losses cannot do without: a gradient costs what the pass costs, and stops at the first convolution when only weights want it."
+        "Flop that the losses cannot do without: a gradient costs what the pass costs; one to the weights needs those inside, but stops at the first convolution."
         per = self.per_image()
-        return sum(n * (f * (forward + to_x + to_w) - (first if to_w and not to_x else 0))
+        return sum(n * (f * (forward + max(to_x, to_w) + to_w) - (first if to_w and not to_x else 0))
                    for what, net, n, forward, to_x, to_w in self.needed(again) for f, first in [per[net]])
 
 

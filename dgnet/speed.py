@@ -79,13 +79,14 @@ def machine_text(
     rates = ", ".join(f"{d} {max(v.values()):,.0f}" for d, v in p.items() if isinstance(v, dict))
     return f"{where}, torch {m['torch']}, {bench.about['date'][:10]}; measured peak {rates} GFLOP/s, copy {p['copy_gb_s']:,.0f} GB/s"
 
-# %% ../nbs/24_speed.ipynb #f4f5d2aa
+# %% ../nbs/24_speed.ipynb #ff2bb6d9
 COLOURS = {"float32": PALETTE["ours"], "bfloat16": PALETTE["paper"]}   # of the two precisions, everywhere
 
-def _log_axis(ax) -> None:
-    "A logarithmic axis with plain numbers."
-    ax.set_xscale("log"); ax.margins(x=0.12)
-    for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter): axis(lambda x, _: f"{x:,.4g}" if f"{x:e}"[0] in "125" else "")
+def _log_axis(ax, values: pd.Series) -> None:
+    "A logarithmic axis with plain numbers, from a third of the smallest value to twice the largest."
+    ax.set_xscale("log"); ax.set_xlim(values.min() / 3, values.max() * 2)
+    def text(x, _): return (f"{x:,.0f}" if x >= 1 else f"{x:g}") if f"{x:e}"[0] in "125" else ""
+    for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter): axis(text)
     ax.tick_params(axis="x", which="minor", labelsize=7)
 
 def step_names(
@@ -107,7 +108,7 @@ def plot_steps(
         axes[0].barh(y, some.median_ms, 0.36, color=COLOURS[p], label=p)
         axes[0].plot(some.floor_ms, y, "|", color=PALETTE["ink"], markersize=11, label="floor" if k == 0 else None)
         axes[1].barh(y, some.peak_mib / 1024, 0.36, color=COLOURS[p])
-    _log_axis(axes[0]); axes[0].set(xlabel="ms per step", yticks=[v + middle for v in range(len(order))], yticklabels=order)
+    _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1)); axes[0].set_xlim(right=rows.median_ms.max() * 1.5); axes[0].set(xlabel="ms per step", yticks=[v + middle for v in range(len(order))], yticklabels=order)
     axes[1].set(xlabel="peak memory, GiB")
     axes[0].invert_yaxis(); fig.legend(loc="lower center", ncols=3, bbox_to_anchor=(0.55, 1.0)); fig.tight_layout()
     fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
@@ -143,7 +144,7 @@ def plot_shares(
     fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
     return fig
 
-# %% ../nbs/24_speed.ipynb #c1651a31
+# %% ../nbs/24_speed.ipynb #279dc242
 def plot_evaluation(
     bench: Bench,  # of `evaluation`
 ) -> matplotlib.figure.Figure:
@@ -156,12 +157,12 @@ def plot_evaluation(
         ax.barh(y, some.seconds, 0.36, color=PALETTE[("ours", "baseline")[k]], label=method)
         for at, r in zip(y, some.to_dict("records")):
             ax.text(r["seconds"], at, f" {r['seconds']:.3g} s" + ("" if r["measured"] == r["queries"] else f", from {r['measured']} queries") + f", {r['peak_mib'] / 1024:.1f} GiB", va="center", fontsize=7)
-    names = [f"{s}\n{r.queries:,} × {r.gallery:,}\n{v:.0f} times" for s, v in zip(sizes, bench.ratios.value[bench.ratios.of == "whole time"]) for r in [rows[rows["size"] == s].iloc[0]]]
-    _log_axis(ax); ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names); ax.invert_yaxis(); ax.margins(x=0.3)
+    names = [f"{s}\n{r.queries:,} × {r.gallery:,}\n{v:.1f} times" for s, v in zip(sizes, bench.ratios.value[bench.ratios.of == "whole time"]) for r in [rows[rows["size"] == s].iloc[0]]]
+    _log_axis(ax, rows.seconds); ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names); ax.set_xlim(right=rows.seconds.max() * 20); ax.invert_yaxis()
     fig.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0)); fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
     return fig
 
-# %% ../nbs/24_speed.ipynb #cf1c78bb
+# %% ../nbs/24_speed.ipynb #5d5a428e
 def plot_throughput(
     bench: Bench,  # of `throughput`
 ) -> matplotlib.figure.Figure:
@@ -175,14 +176,14 @@ def plot_throughput(
         ax.plot(some.images_s, y, color=PALETTE["baseline"], linewidth=1, zorder=1)
         ax.scatter(some.images_s, y, s=14 + 26 * (some["items"].rank() - 1), color=COLOURS[some.precision.iloc[0]], zorder=2)
         ax.text(some.images_s.max(), y[0], f"   {some.images_s.max():,.0f}", va="center", fontsize=7)
-    _log_axis(ax); ax.set(xlabel="images per second (a larger point: more items)", yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5)); ax.margins(x=0.2)
+    _log_axis(ax, rows.images_s); ax.set(xlabel="images per second (a larger point: more items)", yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
     fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
     return fig
 
-# %% ../nbs/24_speed.ipynb #f5b808a6
+# %% ../nbs/24_speed.ipynb #f9e3909c
 PLOTS = {"steps": plot_steps, "profile_step": plot_shares, "evaluation": plot_evaluation, "throughput": plot_throughput}
-TABLES = {"steps": "size batch phase precision merge compile median_ms min_ms spread per_pair_ms gflop must_gflop floor_ms gflop_s of_peak peak_mib",
-          "profile_step": "size phase precision convolutions norms optimisers", "evaluation": "size queries gallery method measured seconds ms_per_query mAP peak_mib",
+TABLES = {"steps": "size batch phase precision merge compile median_ms min_ms spread per_pair_ms cpu_ms gflop must_gflop floor_ms gflop_s of_peak peak_mib",
+          "profile_step": "size phase precision convolutions norms optimisers", "evaluation": "size queries gallery method measured seconds cpu_s ms_per_query mAP peak_mib",
           "throughput": "work network precision image items median_ms spread images_s of_peak peak_mib"}
 
 def store_bench(
@@ -195,4 +196,6 @@ def store_bench(
     provenance = {"run": None, "seed": 0, "device": machine_text(bench), "seconds": a["seconds"], "iterations": int(bench.rows.get("n", pd.Series(0)).sum()),
                   "source": "random and rendered images, random weights", "code_version": m["code"], "date": a["date"][:10], "command": a["command"], "load": a["load"]}
     rows: dict[str, Any] = {"machine": m, "peak": bench.peak, "ratios": bench.ratios.to_dict("records"), **{k: a[k] for k in ("predicted", "growth", "notes") if k in a}}
-    return save_artifact(f"speed_{bench.name}", tier, PLOTS[bench.name](bench), bench.rows[TABLES[bench.name].split()], rows, provenance)
+    fig = PLOTS[bench.name](bench)
+    plt.close(fig)
+    return save_artifact(f"speed_{bench.name}", tier, fig, bench.rows[TABLES[bench.name].split()], rows, provenance)
