@@ -249,7 +249,7 @@ def growth_table(
     title: str,
 ) -> list:
     "The table that `report` prints of it; none when nothing was measured at two sizes."
-    return [{"title": title, "rows": found, "columns": {k: "work" if k == "work_is" else k for k in found[0] if k != "points"}}] if found else []
+    return [{"title": title, "rows": found, "columns": {k: "of" if k == "work_is" else k for k in found[0] if k != "points"}}] if found else []
 
 
 def measured_case(

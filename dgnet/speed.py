@@ -203,8 +203,9 @@ def plot_scaling(
         style = {"marker": "osD^vP*X<>"[k // 10 % 10], "linestyle": "--" if g.get("precision") == "bfloat16" else "-", "color": plt.get_cmap("tab10")(k % 10)}
         ax.plot(work, ms, **style, markersize=4, label=f"{name or bench.name}{', bfloat16' if g.get('precision') == 'bfloat16' else ''}: {g['exponent']:.2f}")
         ax.plot(work, [ms[0] * w / work[0] for w in work], ":", color=style["color"], linewidth=0.8)
+    ax.set(xscale="log", yscale="log")
     if table.to.max() < 1e5: _log_axis(ax, pd.Series([w for g in bench.about["growth"] for w, _ in g["points"]]))
-    ax.set(xscale="log", yscale="log", ylabel="ms", xlabel={"items": "photos", "pairs": "queries × gallery"}.get(table.work_is[0], table.work_is[0]))
+    ax.set(ylabel="ms", xlabel={"items": "photos", "pairs": "queries × gallery"}.get(table.work_is[0], table.work_is[0]))
     ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
     return fig
