@@ -1,6 +1,7 @@
 "What the benchmarks share: one clean process per case, timing, counting, the machine and its measured peak, tables and JSON."
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -225,6 +226,30 @@ def ratios(
     def key(r): return tuple(r.get(k) for k in same)
     below = {key(r): r for r in rows if r.get(what) == under}
     return [{**dict(zip(same, key(r))), "ratio": f"{over} / {under}", "of": of, "value": r[of] / below[key(r)][of]} for r in rows if r.get(what) == over and key(r) in below and below[key(r)][of]]
+
+
+def growth(
+    rows: list,
+    size: str,          # column with the amount of work
+    same: tuple,        # columns that must agree
+) -> list:
+    "How the time grows with the work, for rows that differ in it: the exponent in time ~ work ^ exponent (least squares on logarithms; 1 is in proportion), and the points."
+    kinds, found = {}, []
+    for r in rows: kinds.setdefault(tuple(r.get(k) for k in same), []).append((r[size], r["median_ms"]))
+    for key, points in kinds.items():
+        work, ms = zip(*sorted(points))
+        if work[0] == work[-1]: continue
+        x, y = ([math.log(v) - sum(map(math.log, vs)) / len(vs) for v in vs] for vs in (work, ms))
+        found.append({**dict(zip(same, key)), "work_is": size, "from": work[0], "to": work[-1], "exponent": sum(a * b for a, b in zip(x, y)) / sum(a * a for a in x), "points": list(zip(work, ms))})
+    return found
+
+
+def growth_table(
+    found: list,     # from `growth`
+    title: str,
+) -> list:
+    "The table that `report` prints of it; none when nothing was measured at two sizes."
+    return [{"title": title, "rows": found, "columns": {k: "of" if k == "work_is" else k for k in found[0] if k != "points"}}] if found else []
 
 
 def measured_case(

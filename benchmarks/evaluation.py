@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from common import benchmark, memory, options, positive, usage
+from common import benchmark, growth, growth_table, memory, options, positive, usage
 
 SIZES = {   # queries, gallery, people among them, distractors in the gallery, cameras
     "tiny": (40, 300, 20, 60, 4), "small": (800, 4_000, 180, 700, 6), "market": (3_368, 15_913, 750, 2_798, 6), "msmt17": (11_659, 82_161, 3_060, 0, 15),
@@ -85,7 +85,7 @@ def measure(case: dict) -> dict:
         seconds, used = time.perf_counter() - began, usage()["cpu"] - used
         ap, first = (np.array(v) for v in zip(*found))
         return row | {"measured": len(rows), "median_ms": 1e3 * seconds * n_query / len(rows), "cpu_ms": 1e3 * used * n_query / len(rows), "ms_per_query": 1e3 * seconds / len(rows), "mAP": float(ap.mean()), "ap": ap.tolist(),
-                      "peak_mib": memory()["peak"], "above_mib": memory()["peak"] - before, "gflop_s": None}
+                      "peak_mib": memory()["peak"], "above_mib": memory()["peak"] - before, "gflop_s": 4e-9 * D * len(rows) * n_gallery / seconds}
     on = [e._replace(**{k: v.to(case["device"]) for k, v in e._asdict().items()}) for e in (query, gallery)]
     rank_metrics(on[0].take(slice(0, 64)), on[1])   # warm-up
     times, used = [], usage()["cpu"]
@@ -117,9 +117,11 @@ def finish(rows: list, peak: dict) -> dict:
         if mean > 1e-4: raise ValueError(f"at size {ours['size']} the package and the loop disagree on mAP by {mean:.3g}, more than near-ties explain: one of them is wrong")
         if ours["size"] == "msmt17": notes.append(f"msmt17: {ours['peak_mib'] / 1024:.2f} GiB at most, features included; the limit is {LIMIT_GIB} GiB: {'kept' if ours['peak_mib'] <= 1024 * LIMIT_GIB else 'NOT KEPT'}")
     for r in rows:
+        r["pairs"] = r["queries"] * r["gallery"]
         r["seconds"], r["cpu_s"] = r["median_ms"] / 1e3, r["cpu_ms"] / 1e3
         r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
-    return {"ratios": found, "notes": notes + ["of peak: the scores' matrix products alone, over the whole time"]}
+    grown = growth(rows, "pairs", ("method",))
+    return {"ratios": found, "growth": grown, "tables": growth_table(grown, "growth: time ~ (queries x gallery) ^ exponent"), "notes": notes + ["of peak: the scores' matrix products alone, over the whole time"]}
 
 
 COLUMNS = {"size": "size", "queries": "queries", "gallery": "gallery", "method": "method", "measured": "measured", "seconds": "seconds", "cpu_s": "CPU s", "ms_per_query": "ms/query", "mAP": "mAP",

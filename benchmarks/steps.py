@@ -1,17 +1,18 @@
 """One training step: time, peak memory, arithmetic, bytes, and the share of the machine's peak that it reaches.
 
-Per size (the paper's networks at 256x128 with K = 751; tier mini; tier smoke), phase (first: before the warm-up ends; full: all losses on),
+Per size (the paper's networks at 256x128 with K = 751; tier mini; tier smoke), batch, phase (first: before the warm-up ends; full: all losses on),
 precision, and with E_a's passes merged or not; on a GPU also compiled. Random photos and a teacher of random weights: the arithmetic is that of a
 real run. The coin of D11 is not tossed but alternated, so that its two kinds of step weigh the same every time; a time is the mean of the two medians."""
 import argparse
 import sys
 from dataclasses import replace
 
-from common import benchmark, counting, memory, options, positive, ratios, statistics, timed, usage
+from common import benchmark, counting, growth, growth_table, memory, options, positive, ratios, statistics, timed, usage
 
 SIZES = {"paper": dict(tier="paper", ea_init="random"), "mini": dict(tier="mini", ea_init="random"), "smoke": dict(tier="smoke", ea_init="random")}
 K = 751   # people of Market-1501's training set
 PHASES = ("first", "full")
+MORE_BATCHES = {("paper", "cpu"): [2], ("paper", "cuda"): [4, 16], ("mini", "cpu"): [4, 16], ("mini", "cuda"): [4, 16]}   # beside the first: how time and memory grow
 
 
 def config(case: dict):
@@ -112,6 +113,11 @@ def measure(case: dict) -> dict:
             "milestones": [cfg.warm_up], "n_iter_paper": 100_000, "device_memory": gpu}
 
 
+def enough(asked: bool, compiled: bool, merged: bool) -> bool:
+    "Of the compiled ones, and of the batches that nobody asked for, the merged are enough; the latter are not compiled."
+    return (merged or asked and not compiled) and (asked or not compiled)
+
+
 def cases(a: argparse.Namespace, device: str) -> list:
     "Every combination that was asked for."
     gpu = device == "cuda"
@@ -124,11 +130,11 @@ def cases(a: argparse.Namespace, device: str) -> list:
         merges = {"on": [True], "off": [False], "both": [False, True], None: [True] if small else [False, True]}[a.merge]   # mini and smoke always merge
         repeat = a.repeat or (2 if a.quick else 200 if gpu else 40 if small else 6)
         warm_up = a.warm_up or (2 if a.quick else 20 if gpu else 6 if small else 2)
-        batch = a.batch or (None if small else 8 if gpu else 4)
+        batches = a.batch or [None if small else 8 if gpu else 4, *([] if a.quick else MORE_BATCHES.get((size, device), []))]
         for phase in a.phases:
             for p in precisions:
-                found += [dict(size=size, phase=phase, precision=p, merge=m, compile=c, batch=batch, recipe=a.recipe, repeat=repeat, warm_up=warm_up, set=dict(a.set))
-                          for c in compiled for m in merges if m or not c or len(merges) == 1]   # of the compiled ones the merged are enough
+                found += [dict(size=size, phase=phase, precision=p, merge=m, compile=c, batch=b, recipe=a.recipe, repeat=repeat, warm_up=warm_up, set=dict(a.set))
+                          for b in batches for c in compiled for m in merges if enough(b in (a.batch or batches[:1]), c, m or len(merges) == 1)]
     return found
 
 
@@ -148,18 +154,18 @@ def finish(rows: list, peak: dict) -> dict:
         r["of_peak"] = r["gflop_s"] / r["peak_gflop_s"]
         # no step can take less than its arithmetic at the measured peak and the other operations' bytes at the measured copy rate
         r["floor_ms"] = r["gflop"] / r["peak_gflop_s"] * 1e3 + r["light_gb"] / peak["copy_gb_s"] * 1e3
-    same = ("size", "phase", "merge", "compile")
-    found = ratios(rows, "precision", "float32", "bfloat16", same) + ratios(rows, "merge", False, True, ("size", "phase", "precision", "compile"))
-    found += ratios(rows, "compile", False, True, ("size", "phase", "precision", "merge")) + ratios(rows, "precision", "float32", "bfloat16", same, "peak_mib")
+    same, grown = ("size", "batch", "phase", "merge", "compile"), growth(rows, "batch", ("size", "phase", "precision", "merge", "compile"))
+    found = ratios(rows, "precision", "float32", "bfloat16", same) + ratios(rows, "merge", False, True, ("size", "batch", "phase", "precision", "compile"))
+    found += ratios(rows, "compile", False, True, ("size", "batch", "phase", "precision", "merge")) + ratios(rows, "precision", "float32", "bfloat16", same, "peak_mib")
     predicted = []
     for r in rows:
-        other = next((o for o in rows if o["phase"] == "full" and all(o[k] == r[k] for k in ("size", "precision", "merge", "compile"))), None)
+        other = next((o for o in rows if o["phase"] == "full" and all(o[k] == r[k] for k in ("size", "batch", "precision", "merge", "compile"))), None)
         if r["phase"] != "first" or not other: continue
         ms = r["milestones"][0] * r["mean_ms"] + (1 - r["milestones"][0]) * other["mean_ms"]
         predicted.append({k: r[k] for k in ("size", "batch", "precision", "merge", "compile")} | {"ms": ms, "hours_100k": ms * 1e5 / 3.6e6})
     device = "the GPU" if rows[0]["device_memory"] else "a CPU, with small counts: what a GPU needs is not in here, run the same command there"
-    return {"ratios": found, "predicted": predicted,
-            "tables": [{"title": "100,000 iterations, predicted from the mean step of both phases", "rows": predicted,
+    return {"ratios": found, "predicted": predicted, "growth": grown,
+            "tables": growth_table(grown, "growth: time ~ batch ^ exponent") + [{"title": "100,000 iterations, predicted from the mean step of both phases", "rows": predicted,
                         "columns": {"size": "size", "batch": "batch", "precision": "precision", "merge": "merged", "compile": "compiled", "ms": "ms/it", "hours_100k": "hours"}}],
             "notes": [f"measured on {device}", "GFLOP: counted in the step, its backward passes and D's double one included; needed: what the losses cannot do without.",
                       "floor: the counted arithmetic at the measured peak, then all other operations' bytes at the measured copy rate; caches and fusion can go below its second part.",
@@ -179,7 +185,7 @@ def main() -> int:
     p.add_argument("--merge", choices=("on", "off", "both"), help="one batch through E_a instead of several; default: both at the paper's size, on elsewhere")
     p.add_argument("--compile", choices=("on", "off", "both"), help="torch.compile of every network; default: both on a GPU, off on a CPU")
     p.add_argument("--recipe", choices=("official", "paper"), default="official")
-    p.add_argument("--batch", type=positive, help="photos x_i in a step, and as many x_j; default at the paper's size: 4 on a CPU, 8 on a GPU")
+    p.add_argument("--batch", type=positive, nargs="+", help="photos x_i in a step, and as many x_j; default at the paper's size: 4 on a CPU, 8 on a GPU, the tier's own elsewhere, and one or two more to see time and memory grow")
     p.add_argument("--warm-up", type=positive, help="steps before the timed ones")
     p.add_argument("--set", type=value, nargs="+", default=[], metavar="FIELD=VALUE", help="any field of the configuration")
     return benchmark("steps", __file__, p, cases, measure, finish, COLUMNS)

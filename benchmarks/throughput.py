@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import benchmark, counting, memory, options, positive, statistics, timed
+from common import benchmark, counting, growth, growth_table, memory, options, positive, statistics, timed
 
 NETWORKS = {"smoke": "smoke", "mini": "mini", "paper": "paper"}
 
@@ -129,7 +129,7 @@ def cases(a: argparse.Namespace, device: str) -> list:
     "Two to four sizes of each kind of work."
     gpu, found = device == "cuda", []
     small, mid, large = (64, 32), (128, 64), (256, 128)
-    if a.quick: sizes = {"renderer": [(small, 4)], "loader": [(small, 16)], "sampler": [(small, 64)], "features": [("smoke", 8)], "generation": [("smoke", 8)]}
+    if a.quick: sizes = {"renderer": [(small, 4), (small, 8)], "loader": [(small, 16)], "sampler": [(small, 64)], "features": [("smoke", 8)], "generation": [("smoke", 8)]}
     else:
         few, many = (256, 4096) if gpu else (16, 256)
         sizes = {"renderer": [(small, 64), (mid, 64), (large, 16), (large, 64)], "loader": [(small, 256), (small, 1024), (large, 256), (large, 1024)],
@@ -147,20 +147,12 @@ def cases(a: argparse.Namespace, device: str) -> list:
 
 def finish(rows: list, peak: dict) -> dict:
     "Share of the peak, and the growth of the time with the work: 1 is in proportion."
-    from math import log
     for r in rows: r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
-    growth, kinds = [], {}
-    for r in rows: kinds.setdefault((r["work"], r["network"], r["precision"], r["image"]), []).append(r)
-    for (work, net, precision, image), same in kinds.items():
-        a, b = min(same, key=lambda r: r["items"]), max(same, key=lambda r: r["items"])
-        if a["items"] < b["items"]:
-            growth.append({"work": work, "network": net, "precision": precision, "image": image, "from": a["items"], "to": b["items"],
-                           "exponent": log(b["median_ms"] / a["median_ms"]) / log(b["items"] / a["items"])})
-    names = {"work": "work", "network": "network", "precision": "precision", "image": "image", "from": "from", "to": "to", "exponent": "exponent"}
+    grown = growth(rows, "items", ("work", "network", "precision", "image"))
     found = [{"work": r["work"], "network": r["network"], "items": r["items"], "ratio": "bfloat16 / float32", "of": "images_s", "value": r["images_s"] / other["images_s"]}
              for r in rows for other in rows if r["precision"] == "bfloat16" and other["precision"] == "float32" and all(r[k] == other[k] for k in ("work", "network", "items", "batch"))]
-    tables = [{"title": "growth: time ~ items ^ exponent (sampler: items are the photos of the training set, and 0 is constant time)", "rows": growth, "columns": names}] if growth else []
-    return {"growth": growth, "tables": tables, "ratios": found, "notes": ["of peak: the networks' counted arithmetic over the whole time, reading and converting images included"]}
+    tables = growth_table(grown, "growth: time ~ items ^ exponent (sampler: items are the photos of the training set, and 0 is constant time)")
+    return {"growth": grown, "tables": tables, "ratios": found, "notes": ["of peak: the networks' counted arithmetic over the whole time, reading and converting images included"]}
 
 
 COLUMNS = {"work": "work", "network": "network", "precision": "precision", "image": "image", "items": "items", "batch": "batch", "median_ms": "ms", "spread": "spread", "images_s": "images/s",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'COLOURS', 'PLOTS', 'TABLES', 'show_speed', 'Bench', 'read_bench', 'run_bench', 'machine_text',
            'step_names', 'plot_steps', 'share_table', 'plot_shares', 'plot_evaluation', 'plot_throughput',
-           'store_bench']
+           'growth_table', 'plot_scaling', 'store_bench']
 
 # %% ../nbs/24_speed.ipynb #72492775
 import json
@@ -29,8 +29,9 @@ def show_speed(
 ) -> None:
     "Display the stored measurement of a benchmark; a line that says how to make one when there is none."
     if name not in BENCHMARKS: raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    if find_artifact(f"speed_{name}"): show_artifact(f"speed_{name}")
-    else: print(f"speed_{name}: not stored yet. On an idle machine: make bench, then store_bench(read_bench({name!r}))")
+    there = [v for v in (f"speed_{name}", f"speed_{name}_scaling") if find_artifact(v)]
+    for label in there: show_artifact(label)
+    if not there: print(f"speed_{name}: not stored yet. On an idle machine: make bench, then store_bench(read_bench({name!r}))")
 
 # %% ../nbs/24_speed.ipynb #511a8b52
 class Bench(NamedTuple):
@@ -93,7 +94,8 @@ def step_names(
     rows: pd.DataFrame,  # of `steps` or `profile_step`
 ) -> list[str]:
     "A name for each case: image size, phase, and what else distinguishes it."
-    def name(r): return f"{r['size']}, {r['phase']}" + (", compiled" if r.get("compile") else "") + ("" if r["merge"] or not rows["merge"].any() else ", official passes")
+    several = rows.groupby("size").batch.nunique() > 1
+    def name(r): return f"{r['size']}, {r['phase']}" + (f", batch {r['batch']}" if several[r["size"]] else "") + (", compiled" if r.get("compile") else "") + ("" if r["merge"] or not rows["merge"].any() else ", official passes")
     return [name(r) for r in rows.to_dict("records")]
 
 def plot_steps(
@@ -180,6 +182,34 @@ def plot_throughput(
     fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
     return fig
 
+# %% ../nbs/24_speed.ipynb #e5e768fd
+def growth_table(
+    bench: Bench,  # of `steps`, `evaluation` or `throughput`
+) -> pd.DataFrame:
+    "A row for each kind of work at several sizes: what distinguishes it, from where to where, and the exponent of its time."
+    if not bench.about.get("growth"): raise ValueError(f"{bench.name}: nothing was measured at two sizes; run benchmarks/{bench.name}.py without --quick")
+    return pd.DataFrame([{k: v for k, v in g.items() if k != "points"} for g in bench.about["growth"]])
+
+def plot_scaling(
+    bench: Bench,  # of `steps`, `evaluation` or `throughput`
+) -> matplotlib.figure.Figure:
+    "Time against the amount of work, both logarithmic, with the exponents; dotted: in proportion."
+    table = growth_table(bench)
+    said = [k for k in table if k not in ("work_is", "from", "to", "exponent", "precision") and table[k].nunique(dropna=False) > 1]
+    fig, ax = plt.subplots(figsize=(6.5, 1.6 + 0.22 * max(9, len(table))))
+    for k, g in enumerate(bench.about["growth"]):
+        work, ms = zip(*g["points"])
+        name = ", ".join(("merged" if g[v] else "official passes") if v == "merge" else str(g[v]) for v in said if g[v] is not None)
+        style = {"marker": "osD^vP*X<>"[k // 10 % 10], "linestyle": "--" if g.get("precision") == "bfloat16" else "-", "color": plt.get_cmap("tab10")(k % 10)}
+        ax.plot(work, ms, **style, markersize=4, label=f"{name or bench.name}{', bfloat16' if g.get('precision') == 'bfloat16' else ''}: {g['exponent']:.2f}")
+        ax.plot(work, [ms[0] * w / work[0] for w in work], ":", color=style["color"], linewidth=0.8)
+    ax.set(xscale="log", yscale="log")
+    if table.to.max() < 1e5: _log_axis(ax, pd.Series([w for g in bench.about["growth"] for w, _ in g["points"]]))
+    ax.set(ylabel="ms", xlabel={"items": "photos", "pairs": "queries × gallery"}.get(table.work_is[0], table.work_is[0]))
+    ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
+    return fig
+
 # %% ../nbs/24_speed.ipynb #f9e3909c
 PLOTS = {"steps": plot_steps, "profile_step": plot_shares, "evaluation": plot_evaluation, "throughput": plot_throughput}
 TABLES = {"steps": "size batch phase precision merge compile median_ms min_ms spread per_pair_ms cpu_ms gflop must_gflop floor_ms gflop_s of_peak peak_mib",
@@ -190,12 +220,14 @@ def store_bench(
     bench: Bench,       # of a whole run, not a quick one
     tier: str = "mini",  # which figures it stands with
 ) -> Artifact:
-    "Keep a measurement as the artefact speed_<name>. Raises ValueError for a quick run."
+    "Keep a measurement as the artefact speed_<name>, and how it grows as speed_<name>_scaling. Raises ValueError for a quick run."
     if bench.about["quick"]: raise ValueError(f"{bench.name}: a quick run's numbers mean little; run benchmarks/{bench.name}.py without --quick on an idle machine")
     m, a = bench.machine, bench.about
     provenance = {"run": None, "seed": 0, "device": machine_text(bench), "seconds": a["seconds"], "iterations": int(bench.rows.get("n", pd.Series(0)).sum()),
                   "source": "random and rendered images, random weights", "code_version": m["code"], "date": a["date"][:10], "command": a["command"], "load": a["load"]}
     rows: dict[str, Any] = {"machine": m, "peak": bench.peak, "ratios": bench.ratios.to_dict("records"), **{k: a[k] for k in ("predicted", "growth", "notes") if k in a}}
-    fig = PLOTS[bench.name](bench)
-    plt.close(fig)
+    if a.get("growth"):
+        fig = plot_scaling(bench); plt.close(fig)
+        save_artifact(f"speed_{bench.name}_scaling", tier, fig, growth_table(bench), {"machine": m, "growth": a["growth"]}, provenance)
+    fig = PLOTS[bench.name](bench); plt.close(fig)
     return save_artifact(f"speed_{bench.name}", tier, fig, bench.rows[TABLES[bench.name].split()], rows, provenance)

@@ -77,9 +77,7 @@ def test_the_loop_and_the_package_agree(quick):
 
 
 def test_counting_is_the_sum_of_the_layers():
-    sys.path.insert(0, str(BENCH))
-    try: common = importlib.import_module("common")
-    finally: sys.path.remove(str(BENCH))
+    common = bench_module("common")
     from torch.utils.flop_counter import FlopCounterMode
     net, x = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(8, 4, 1)), torch.randn(2, 3, 8, 8)
     with common.counting() as ours: net(x).sum().backward()
@@ -88,6 +86,39 @@ def test_counting_is_the_sum_of_the_layers():
     assert ours.flop == theirs.get_total_flops() == 2 * first + 3 * second and ours.first == first
     with common.counting() as c: torch.zeros(1000).add(1.0); torch.zeros(10).view(2, 5)
     assert c.flop == c.heavy == 0 and 8000 <= c.light <= 8000 + 4000 * 2 + 200
+
+
+def bench_module(name):
+    sys.path.insert(0, str(BENCH))
+    try: return importlib.import_module(name)
+    finally: sys.path.remove(str(BENCH))
+
+
+def test_growth_is_the_slope():
+    growth = bench_module("common").growth
+    rows = [{"kind": kind, "n": n, "median_ms": 3.0 * n**e} for kind, e in (("flat", 0.0), ("line", 1.0), ("square", 2.0)) for n in (40, 10, 20)]
+    found = growth([*rows, {"kind": "alone", "n": 10, "median_ms": 1.0}], "n", ("kind",))
+    assert [g["kind"] for g in found] == ["flat", "line", "square"], "one size says nothing about growth"
+    assert [g["exponent"] for g in found] == pytest.approx([0, 1, 2]) and found[1]["points"] == [(10, 30.0), (20, 60.0), (40, 120.0)]
+    assert all(g["work_is"] == "n" and (g["from"], g["to"]) == (10, 40) for g in found)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_steps_are_timed_at_several_batches(device):
+    from argparse import Namespace
+    cases = bench_module("steps").cases
+    def asked(**more): return cases(Namespace(**{**dict.fromkeys(("sizes", "precisions", "merge", "compile", "repeat", "warm_up", "batch")), "quick": False, "phases": ("first", "full"), "recipe": "official", "set": [], **more}), device)
+    found = asked()
+    for phase in ("first", "full"):
+        for p in ("float32", "bfloat16"): assert len({c["batch"] for c in found if (c["size"], c["phase"], c["precision"], c["merge"], c["compile"]) == ("paper", phase, p, True, False)}) >= 2
+    assert {c["batch"] for c in asked(batch=[3, 5])} == {3, 5} and len(asked(quick=True)) == 2
+    assert len({json.dumps(c) for c in found}) == len(found), "no case twice"
+
+
+def test_growth_is_written_and_printed(quick):
+    found = quick[1]["throughput"]["growth"]
+    assert [(g["work"], g["from"], g["to"]) for g in found] == [("renderer", 4, 8)] and len(found[0]["points"]) == 2
+    assert "growth: time ~ items ^ exponent" in quick[0] and quick[1]["evaluation"]["growth"] == quick[1]["steps"]["growth"] == []
 
 
 @pytest.mark.parametrize("script, args, words", [

@@ -9,8 +9,8 @@ from torch import nn
 
 from dgnet.appearance import AppearanceEncoder, BaselineNet
 from dgnet.data import Split
-from dgnet.reid import (Embeddings, average_precision, embed, multi_query, paired_bootstrap, rank_metrics, ranked_list, re_rank,
-                        show_ranked_list, similarity)
+from dgnet.reid import (Embeddings, average_precision, by_person, camera_rule, count_above, embed, match_ranks, multi_query, own_photos, paired_bootstrap,
+                        rank_metrics, ranked_list, re_rank, show_ranked_list, similarity)
 
 
 def random_set(n, n_ids, n_cams, seed, low=1, d=8):
@@ -83,6 +83,78 @@ def test_ties_count_against_us():
     for order in ([1, 2, 3], [3, 2, 1]):
         r = rank_metrics(q, labels(order, [2, 2, 2]))
         assert r.rank1 == 0 and r.first[0] == 2
+
+
+def many_ties(n, seed):
+    "Features of few values, so that scores are exact and often equal; people 0 to 6, of whom 0 is asked for too, and junk."
+    rng = np.random.default_rng(seed)
+    f = torch.from_numpy(rng.integers(-1, 2, (2, n, 3))).float()
+    return Embeddings(f[0], f[1], torch.from_numpy(rng.integers(-1, 7, n)), torch.from_numpy(rng.integers(1, 4, n)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("head", ["both", "prim", "fine"])
+@pytest.mark.filterwarnings("ignore:.*have no true match")
+def test_the_board_and_the_masks_agree(seed, head):
+    q, g = many_ties(23, seed), many_ties([15, 16, 17, 160][seed % 4], seed + 50)   # a gallery that fills whole lines of the board, and not
+    scores = similarity(q, g, 0.5, head)
+    ranks = match_ranks(scores, camera_rule(q, g))
+    truth = average_precision(ranks)
+    for r in (rank_metrics(q, g, head=head), rank_metrics(q, g, head=head, chunk=5), rank_metrics(q, g, scores=scores, chunk=23), rank_metrics(q, g, scores=scores.double())):
+        np.testing.assert_array_equal(r.first, ranks[:, 0].numpy())
+        np.testing.assert_allclose(r.ap, truth.trapezoid.numpy(), atol=1e-12)
+        np.testing.assert_allclose(r.ap_standard, truth.standard.numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_own_photos_are_the_camera_rule(seed):
+    q, g = many_ties(31, seed), many_ties(90, seed + 9)
+    order = by_person(g)
+    own, masks = own_photos(q, g.take(order)), camera_rule(q, g)
+    assert sorted(order.tolist()) == torch.nonzero(g.ids != -1)[:, 0].tolist()
+    for k in range(31):
+        columns = own.column[k][own.column[k] < len(order)]
+        assert sorted(order[columns].tolist()) == torch.nonzero((g.ids == q.ids[k]) & (g.ids != -1))[:, 0].tolist()
+        assert sorted(order[own.column[k][own.match[k]]].tolist()) == torch.nonzero(masks.match[k])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_count_above_counts(seed):
+    rng = np.random.default_rng(seed)
+    wrong, right = (torch.from_numpy(rng.integers(-5, 5, shape)).float() for shape in ((9, 70), (9, 4)))
+    wrong[rng.random((9, 70)) < 0.2] = -torch.inf
+    right[0] = right[1, 2:] = -torch.inf   # none at all; two of four
+    right = right.sort(1, descending=True).values
+    there = right > -torch.inf
+    assert torch.equal(count_above(wrong, right)[there], (wrong[:, None] >= right[..., None]).sum(2)[there])
+
+
+def test_neither_features_nor_scores_are_changed():
+    q, g = random_set(20, 5, 3, 1), random_set(60, 5, 3, 2, low=-1)
+    scores = similarity(q, g)
+    before = [v.clone() for v in (*q, *g, scores)]
+    rank_metrics(q, g), rank_metrics(q, g, scores=scores), match_ranks(scores, camera_rule(q, g))
+    assert all(map(torch.equal, before, (*q, *g, scores)))
+
+
+def test_nan_is_not_a_perfect_network():
+    "Every comparison with NaN is false, so nothing would stand above a match."
+    q, g = random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)
+    spoilt = q._replace(fine=q.fine.clone())
+    spoilt.fine[3:6, 1] = torch.nan
+    with pytest.raises(ValueError, match="the query's f_fine is not finite in 3 of 20 photos"): rank_metrics(spoilt, g)
+    with pytest.raises(ValueError, match="the gallery's f_prim is not finite in 60 of 60 photos"): rank_metrics(q, g._replace(prim=g.prim * torch.inf))
+    assert rank_metrics(spoilt, g, head="prim").mAP == rank_metrics(q, g, head="prim").mAP, "a head that is not asked does not matter"
+    with pytest.raises(ValueError, match="scores hold NaN"): rank_metrics(q, g, scores=similarity(spoilt, g))
+    with pytest.raises(ValueError, match="scores hold NaN"): match_ranks(similarity(spoilt, g), camera_rule(q, g))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_features_of_another_type(dtype):
+    "Compared in float32: half precision would make ties, and ties count against us."
+    q, g = (e._replace(prim=e.prim.to(dtype), fine=e.fine.to(dtype)) for e in (random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)))
+    single = [e._replace(prim=e.prim.float(), fine=e.fine.float()) for e in (q, g)]
+    np.testing.assert_array_equal(rank_metrics(q, g).ap, rank_metrics(*single).ap)
 
 
 def test_camera_and_junk_rules():
