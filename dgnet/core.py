@@ -221,14 +221,14 @@ def writing(
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:
-    "The commit of the clone, with `+changes` when the working tree differs; the package version outside a clone."
+    "The commit of the clone, with `+changes` when the working tree differs; outside a clone `DGNET_CODE`, else the package's version."
     def git(*args): return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        if head.returncode: return f"dgnet {__version__}"
+        if head.returncode: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
         dirty = git("status", "--porcelain", "--untracked-files=no", "--", "nbs", "dgnet").stdout.strip()
         return head.stdout.strip() + ("+changes" if dirty else "")
-    except OSError: return f"dgnet {__version__}"
+    except OSError: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
 
 def package_versions() -> dict[str, str]:
     "Versions of the packages that can move a number."
