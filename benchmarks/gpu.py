@@ -229,6 +229,8 @@ def run(a: argparse.Namespace) -> int:
     "Every stage that was asked for and is not done."
     if a.market and not a.market.is_dir(): raise ValueError(f"--market {a.market}: is not a folder")
     if a.market: a.market = a.market.resolve()
+    lost = [o for o in a.only if not any(p.stem.startswith(o) for p in (CODE / "nbs").glob("[ft]*.ipynb"))]
+    if lost: raise ValueError(f"--only {lost[0]}: no notebook starts with {lost[0]}")
     env = prepare(a.wheels) | {"DGNET_DEVICE": a.device, "DGNET_ROOT": str(ROOT)} | ({"DGNET_CODE": a.code} if a.code else {})
     os.environ.update(env)
     if a.device == "cuda":
@@ -329,7 +331,7 @@ def _schedule(task: dict) -> int:
     jobs, allowed = plan_runs(recipes(task["labels"]), tier, task["paths"]), task["share"] * task["budget"]
     whole = needed(jobs, s)
     factor = min(1.0, allowed / whole) if whole else 1.0
-    fields = {k: max(10, round(getattr(cfg, k) * factor)) for k in ("n_iter", "teacher_iter", "rival_iter")} if factor < 1 else {}
+    fields = {k: min(getattr(cfg, k), max(10, round(getattr(cfg, k) * factor))) for k in ("n_iter", "teacher_iter", "rival_iter")} if factor < 1 else {}
     said = (f"{1 / s['dgnet']:.1f} DG-Net steps a second with all losses ({1e3 * s['dgnet']:.1f} ms), {1 / s['teacher']:.1f} of a teacher, {1 / s['rival']:.1f} of a rival: {len(jobs)} runs would train "
             f"{whole / 60:.1f} min; {allowed / 60:.1f} of {task['budget'] / 60:.1f} min are theirs: " + (f"every length times {factor:.3f}: {', '.join(f'{k} {v} (of {getattr(cfg, k)})' for k, v in fields.items())}" if fields else "the tier's own schedule fits"))
     Path(task["out"]).write_text(json.dumps({"set": fields, "factor": factor, "step_seconds": s, "training_seconds": whole, "runs": [j.name for j in jobs], "said": said}, indent=1) + "\n", encoding="utf-8")
