@@ -34,7 +34,9 @@ def gpu(tmp_path, monkeypatch):
 
 
 def asked(gpu, *args):
-    return gpu.parser().parse_args(["run", "--tier", "smoke", "--device", "cpu", *map(str, args)])
+    a = gpu.parser().parse_args(["run", "--tier", "smoke", "--device", "cpu", *map(str, args)])
+    a.began = time.time()
+    return a
 
 
 def command(*args, root=None):
