@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 TIER   ?= mini
 ARGS   ?=
 
-.PHONY: reproduce test torture bench lab prepare environment clean-environment
+.PHONY: reproduce test torture bench gpu lab prepare environment clean-environment
 
 reproduce: $(STAMP)  ## train what is missing, run every reproduction notebook, write figures/
 	$(BIN)/dgnet_reproduce --tier $(TIER) $(ARGS)
@@ -19,6 +19,9 @@ torture: $(STAMP)  ## kill a small training fifty times at random moments, fill 
 
 bench: $(STAMP)  ## time training steps, evaluation, loading and generation; writes local/bench/*.json (ARGS=--quick: a minute)
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+gpu: $(STAMP)  ## on a GPU: tests, tier full, benchmarks, and Table 3 on real photos with ARGS="--market FOLDER"; goes on where it was stopped
+	$(BIN)/python benchmarks/gpu.py run $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

@@ -62,6 +62,7 @@ def sampler(case: dict) -> tuple:
     import torch
 
     from dgnet.config import make_config
+    from dgnet.core import resident
     from dgnet.data import TripletSampler
     from dgnet.train import batch_to, draw_batch
     n, (h, w) = case["n"], case["image"]
@@ -69,8 +70,9 @@ def sampler(case: dict) -> tuple:
     images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8)
     labels = torch.arange(n) // 8
     draw, rng, device = TripletSampler(labels, cfg.batch, 0), torch.Generator().manual_seed(0), torch.device(case["device"])
+    images, labels = resident(images, device), labels.to(device)   # as `fit` does
     def many(k):
-        for _ in range(case["steps"]): batch_to(draw_batch(images, labels, draw, rng, cfg), device)
+        for _ in range(case["steps"]): batch_to(draw_batch(images, labels, draw, rng, cfg, device), device)
     return many, 4 * cfg.batch * case["steps"], 0.0   # x_i, x_j and a positive for each
 
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'normalise', 'denormalise', 'from_uint8', 'to_uint8',
-           'image_grid', 'show_images', 'set_style', 'local_file', 'writing', 'code_version', 'package_versions',
-           'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
+           'send', 'pick', 'resident', 'image_grid', 'show_images', 'set_style', 'local_file', 'writing',
+           'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact',
+           'find_artifact', 'show_artifact']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import hashlib
@@ -18,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from . import __version__
@@ -76,8 +78,11 @@ def device_name(
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-def _channels(values: tuple, like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
+@lru_cache
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:   # a tensor made of Python numbers is a copy that the host waits for: once
+    with torch.inference_mode(False): return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
+
+def _channels(values: tuple, like: Tensor) -> Tensor: return _constant(values, like.dtype, like.device)
 
 def normalise(
     x01: Float[Tensor, "*b 3 h w"],  # RGB in [0, 1]
@@ -103,6 +108,34 @@ def to_uint8(
 ) -> UInt8[Tensor, "*b c h w"]:
     "[0, 1] to 0..255, rounded to the nearest."
     return (x01.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+
+# %% ../nbs/00_core.ipynb #d7d23c7d
+def send(
+    v: Shaped[Tensor, "*n"],   # on the CPU, or on the device already
+    device: torch.device,      # where it is needed
+) -> Shaped[Tensor, "*n"]:
+    "The tensor on a device; from the CPU to a GPU without a wait."
+    if v.device.type != "cpu" or device.type != "cuda": return v.to(device)
+    return v.pin_memory().to(device, non_blocking=True)
+
+def pick(
+    data: Shaped[Tensor, "n *s"],   # photos or labels, wherever they lie
+    rows: Int[Tensor, "b"],         # drawn on the CPU
+    device: torch.device,           # where they are needed
+) -> Shaped[Tensor, "b *s"]:
+    "Rows of a data set, on a device; from the CPU to a GPU only the rows travel, without a wait."
+    if data.device.type != "cpu" or device.type != "cuda": return data[send(rows, data.device)].to(device)
+    drawn = torch.empty(len(rows), *data.shape[1:], dtype=data.dtype, pin_memory=True)
+    return torch.index_select(data, 0, rows, out=drawn).to(device, non_blocking=True)
+
+def resident(
+    data: Shaped[Tensor, "n *s"],   # on the CPU
+    device: torch.device,           # where training happens
+    share: float = 0.25,            # of the free memory there, at most
+) -> Shaped[Tensor, "n *s"]:
+    "The whole data set on the GPU if it takes at most `share` of the memory that is free there; else as it is."
+    if data.device.type != "cpu" or device.type != "cuda": return data
+    return data.to(device) if data.numel() * data.element_size() <= share * torch.cuda.mem_get_info(device)[0] else data
 
 # %% ../nbs/00_core.ipynb #30f789db
 def image_grid(
@@ -188,14 +221,14 @@ def writing(
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:
-    "The commit of the clone, with `+changes` when the working tree differs; the package version outside a clone."
+    "The commit of the clone, with `+changes` when the working tree differs; outside a clone `DGNET_CODE`, else the package's version."
     def git(*args): return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        if head.returncode: return f"dgnet {__version__}"
+        if head.returncode: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
         dirty = git("status", "--porcelain", "--untracked-files=no", "--", "nbs", "dgnet").stdout.strip()
         return head.stdout.strip() + ("+changes" if dirty else "")
-    except OSError: return f"dgnet {__version__}"
+    except OSError: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
 
 def package_versions() -> dict[str, str]:
     "Versions of the packages that can move a number."

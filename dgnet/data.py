@@ -27,6 +27,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from .core import send
+
 # %% ../nbs/03_data.ipynb #ce1932a3
 class Split(NamedTuple):
     "Photos with their labels; row k of `paths`, `ids` and `cams` is one photo."
@@ -528,7 +530,7 @@ def window(
     size: int,              # length of the axis, and of the window
 ) -> Int[Tensor, "b n"]:
     "Indices of windows into an axis; beyond the edge, the edge again."
-    return (low[:, None] + torch.arange(size)).clamp(0, size - 1)
+    return (low[:, None] + torch.arange(size, device=low.device)).clamp(0, size - 1)
 
 def augment(
     x: UInt8[Tensor, "b 3 h w"],  # photos
@@ -540,9 +542,10 @@ def augment(
     b, _, h, w = x.shape
     shift = torch.randint(-pad, pad + 1, (2, b), generator=rng)
     flip = torch.rand(b, generator=rng) < p_flip
-    rows, cols = window(shift[0], h), window(shift[1], w)
-    cols = torch.where(flip[:, None], cols.flip(1), cols)
-    where = (rows[:, :, None] * w + cols[:, None, :]).view(b, 1, h * w).to(x.device)
+    down, right, flip = send(torch.cat([shift, flip[None]]), x.device)   # three numbers a photo; the rest is done where the photos are
+    rows, cols = window(down, h), window(right, w)
+    cols = torch.where(flip[:, None] > 0, cols.flip(1), cols)
+    where = (rows[:, :, None] * w + cols[:, None, :]).view(b, 1, h * w)
     return x.flatten(2).gather(2, where.expand(b, 3, h * w)).view_as(x)
 
 # %% ../nbs/03_data.ipynb #a55daf2f
@@ -569,10 +572,10 @@ def random_erasing(
     "Blank a random rectangle (D7), drawn anew for each photo."
     b, _, h, w = x.shape
     hit = torch.rand(b, generator=rng) < p
-    top, bottom, left, right = _rectangles(b, h, w, rng, area, aspect)[:, :, None]
-    r, c = torch.arange(h), torch.arange(w)
-    inside = ((r >= top) & (r < bottom) & hit[:, None])[:, :, None] & ((c >= left) & (c < right))[:, None, :]
-    return x.masked_fill(inside[:, None].to(x.device), fill)
+    top, bottom, left, right, hit = send(torch.cat([_rectangles(b, h, w, rng, area, aspect), hit[None]]), x.device)[:, :, None]
+    r, c = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
+    inside = ((r >= top) & (r < bottom) & (hit > 0))[:, :, None] & ((c >= left) & (c < right))[:, None, :]
+    return x.masked_fill(inside[:, None], fill)
 
 # %% ../nbs/03_data.ipynb #4d21017d
 class SamePerson:

@@ -20,11 +20,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from .config import Config, run_key
-from .core import denormalise, from_uint8
+from .core import denormalise, from_uint8, pick, resident, send
 from .data import SamePerson, augment
 from .losses import l_adv_d, l_adv_g, l_img
 from .synthetic import JOINTS, Structure, camera_axes, place, read_factors, skeleton
-from .teacher import Clock, check_losses, check_weights, load_state, save_state
+from .teacher import Clock, check_losses, check_weights, load_state, save_state, stop_in_time, time_is_up
 from .train import descend, frozen
 
 # %% ../nbs/16_rivals.ipynb #1ab818a2
@@ -195,13 +195,14 @@ def draw_lesson(
 ) -> Lesson:
     "The next batch and what the rival makes of it: `lsgan` draws four times cfg.batch photos, `pose` twice."
     cfg, rng = state.cfg, state.rng
-    def load(x): return from_uint8(x).to(state.device, memory_format=torch.channels_last)
+    def load(index): return pick(images, index, state.device)
+    def ready(x): return from_uint8(x).to(memory_format=torch.channels_last)
     rows = torch.randint(len(images), ((4 if state.kind == "lsgan" else 2) * cfg.batch,), generator=rng)
     if state.kind == "lsgan":
         z = torch.randn(len(rows), state.net.n_z, generator=rng)
-        return Lesson(load(augment(images[rows], rng, 0, cfg.flip)), state.net(z.to(state.device)).float())
+        return Lesson(ready(augment(load(rows), rng, 0, cfg.flip)), state.net(send(z, state.device)).float())
     t = state.same.another(rows, rng)
-    return Lesson(load(images[t]), state.net(load(augment(images[rows], rng, cfg.pad, cfg.flip)), joints[t].to(state.device)).float())
+    return Lesson(ready(load(t)), state.net(ready(augment(load(rows), rng, cfg.pad, cfg.flip)), pick(joints, t, state.device)).float())
 
 def rival_step(
     state: RivalState,                            # changed in place
@@ -241,15 +242,16 @@ def train_rival(
         raise ValueError(f"kind='pose' needs the joints of all {len(images)} photos, got {'none' if joints is None else len(joints)}: take them from read_joints, which has them for rendered people only")
     state, path = RivalState(kind, labels, cfg, device), folder and folder / "state.pt"
     load_state(state, path)
+    images, joints = resident(images, device), joints if joints is None else resident(joints, device)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     last = min(cfg.rival_iter, stop_at or cfg.rival_iter)
     while state.it < last:
         losses = rival_step(state, images, joints)
         state.seconds = time.monotonic() - began
-        save = path and time.monotonic() - saved > save_every
+        save = path and (time.monotonic() - saved > save_every or time_is_up())
         if state.it % every == 0 or save: check_losses({k: v.item() for k, v in losses.items()}, state.it)
         if state.it % every == 0 and report: report(Clock(state.it, cfg.rival_iter, state.seconds), {"rival": (losses["adv"] + PIXELS * losses.get("img", 0)).item()})
-        if save: check_weights(state.net, state.it); save_state(state, path); saved = time.monotonic()
+        if save: check_weights(state.net, state.it); save_state(state, path); saved = time.monotonic(); stop_in_time()
     check_weights(state.net, state.it)
     if path and state.it < cfg.rival_iter: save_state(state, path)
     elif path: path.unlink(missing_ok=True)

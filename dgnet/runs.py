@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
-           'RIVAL_STEP', 'WORKERS', 'SHOWN', 'is_real', 'get_data', 'with_source', 'photos', 'rank', 'WeakTeacher',
-           'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder', 'fill_store', 'get_run',
-           'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs',
-           'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker',
-           'side_by_side', 'train_all', 'reproduce', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
-           'reproduce_cli', 'seven_people', 'swap_figure']
+           'RIVAL_STEP', 'WORKERS', 'SHOWN', 'is_real', 'for_all', 'asked_config', 'get_data', 'with_source', 'photos',
+           'rank', 'WeakTeacher', 'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder',
+           'fill_store', 'get_run', 'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job',
+           'plan_one', 'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain',
+           'worker', 'call_worker', 'side_by_side', 'train_all', 'reproduce', 'all_labels', 'walkthroughs', 'stored',
+           'forecast', 'parse_paths', 'reproduce_cli', 'seven_people', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
 import argparse
@@ -52,6 +52,17 @@ def is_real(
 ) -> bool:
     "Whether a run looks at photos from a folder that was given, which may show real people."
     return cfg.source != "synthetic"
+
+def for_all() -> dict:
+    "Fields that `DGNET_SET`, a JSON object, changes in every run, say for a shorter schedule. Raises ValueError when it is none."
+    try: found = json.loads(os.environ.get("DGNET_SET") or "{}")
+    except ValueError as e: raise ValueError(f"DGNET_SET={os.environ['DGNET_SET']}: not JSON ({e}). Write it like {{\"n_iter\": 3000}}") from None
+    if not isinstance(found, dict): raise ValueError(f"DGNET_SET={os.environ['DGNET_SET']}: write an object of fields, like {{\"n_iter\": 3000}}")
+    return found
+
+def asked_config(tier: str = "mini", dataset: str = "market", recipe: str = "official", real: bool = False, **changes) -> Config:
+    "`make_config`, under it what `DGNET_SET` changes in every run; what a run itself changes wins."
+    return make_config(tier, dataset, recipe, real, **{**for_all(), **changes})
 
 @lru_cache(maxsize=8)
 def _loaded(dataset: str, path: str) -> ReidData: return load_dataset(dataset, path)
@@ -224,6 +235,20 @@ def fill_store(
     return Fed(to_uint8(generate_all(model.generate, images[i], images[j])), y[i], y[j])
 
 # %% ../nbs/18_runs.ipynb #4290acc1
+def _marks(cfg: Config) -> list[int]:
+    "Iterations at which `DGNET_CURVE` wants the features ranked: so many, evenly spread."
+    n = int(os.environ.get("DGNET_CURVE", 0))
+    return [cfg.n_iter * k // n for k in range(1, n + 1)]
+
+def _mark(state: TrainState, data: ReidData, folder: Path, it: int) -> None:
+    "One point of the learning curve, `curve.csv`: rank-1 and mAP on the test people, with the running batch norm statistics. It does not touch training."
+    path = folder / "curve.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    if state.it != it or any(r["it"] == it for r in rows): return
+    r = rank(state.model.E_a, data.query, data.gallery, state.cfg, ("prim", "fine", "both"))
+    rows.append({"it": it, "seconds": state.seconds, **{f"{h} {m}": getattr(v, m) for h, v in r.items() for m in ("rank1", "mAP")}})
+    with writing(path): pd.DataFrame(rows).to_csv(path, index=False)
+
 def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float) -> None:
     device = default_device()
     teacher = get_teacher(cfg, data, report, save_every)
@@ -232,6 +257,7 @@ def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float)
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device)
     teacher.net.train(cfg.teacher_train)
     _first_part(state, teacher.net, images, labels, folder=folder, report=report, save_every=save_every)
+    for stop in _marks(cfg): _mark(fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store, stop_at=stop), data, folder, stop)
     fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store)
     teacher.net.eval()
     if cfg.bn_on_real: refresh_batch_norm(state.model.E_a, images, cfg)
@@ -260,7 +286,7 @@ def get_run(
     **changes,                       # any field of Config: an ablation
 ) -> Run:
     "A run by its configuration: found, resumed or trained. Safe to call from two processes at once: the second one waits."
-    cfg = make_config(tier, dataset, recipe, path is not None, **changes)
+    cfg = asked_config(tier, dataset, recipe, path is not None, **changes)
     data = get_data(cfg, path)
     return run_on(with_source(cfg, data, path), data, report)
 
@@ -277,6 +303,7 @@ def run_on(
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
     facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": cfg.recipe, "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.n_iter,
               "E_a starts from": cfg.ea_init, "precision": cfg.precision, "teacher_rank1": teacher.about["rank1"]}
+    if for_all(): facts["changed in every run"] = for_all()
     model = DGNet.load(folder / "model.safetensors", default_device())
     return Run(cfg, data, model, teacher.net, log, folder, facts)
 
@@ -305,7 +332,7 @@ def get_rival(
     **changes,                       # any field of Config
 ) -> Rival:
     "Another generator by its configuration: found, resumed or trained. Raises ValueError for a kind that there is not, and for `pose` on photographs."
-    cfg = make_config(tier, dataset, real=path is not None, **{**changes, "method": kind})
+    cfg = asked_config(tier, dataset, real=path is not None, **{**changes, "method": kind})
     net, data = make_rival(kind, cfg), get_data(cfg, path)
     cfg = with_source(cfg, data, path)
     folder = LOCAL / "runs" / run_key(cfg)
@@ -428,7 +455,7 @@ def plan_runs(
     "What is missing for these notebooks, each run once, in the order in which it is needed."
     jobs, seen, taught, begun = [], set(), set(), set()
     for dataset, changes in (r for n in notebooks for r in n.needs(paths)):
-        cfg = make_config(tier, dataset, real=dataset in paths, **changes)
+        cfg = asked_config(tier, dataset, real=dataset in paths, **changes)
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
         if run_key(cfg) in seen or _done(LOCAL / "runs" / run_key(cfg)): continue
         seen.add(run_key(cfg))
@@ -486,7 +513,7 @@ def notebook_stamp(
     "A hash of everything a notebook's result depends on: its own cells, the package's code, its runs."
     code = {f.name: short_hash(f.read_text(encoding="utf-8")) for f in sorted((ROOT / "dgnet").glob("*.py"))}
     cells = json.loads((ROOT / "nbs" / f"{recipe.stem}.ipynb").read_text(encoding="utf-8"))["cells"]
-    runs = [run_key(make_config(tier, d, real=d in paths, **c)) for d, c in recipe.needs(paths)]
+    runs = [run_key(asked_config(tier, d, real=d in paths, **c)) for d, c in recipe.needs(paths)]
     return short_hash([code, ["".join(c["source"]) for c in cells], runs, tier, paths])
 
 def check_parameters(
@@ -532,7 +559,7 @@ def worker() -> None:
     def tell(**said) -> None: print(json.dumps(said), file=out, flush=True)
     try:
         if "notebook" in task: return tell(done=run_notebook(Recipe(task["notebook"], task["runs"], task["real"], task["free"]), task["tier"], task["paths"], task["force"]))
-        cfg = make_config(task["tier"], task["dataset"], real=task["path"] is not None, **task["changes"])
+        cfg = asked_config(task["tier"], task["dataset"], real=task["path"] is not None, **task["changes"])
         get_data(cfg, task["path"], lambda done, total: tell(rendered=[task["dataset"], done, total]))
         obtain(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses), task["changes"])
         tell(done="trained")

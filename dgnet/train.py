@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from .appearance import AppearanceOut
 from .config import Config, run_key
-from .core import from_uint8, writing
+from .core import from_uint8, pick, resident, send, writing
 from .data import TripletSampler, augment, random_erasing
 from .discriminator import gradient_punishment
 from .losses import l_adv_d, l_adv_g, l_code, l_id, l_img, l_prim
 from .model import DGNet
 from .schedule import loss_weights, lr_scale
 from .structure import grey
-from .teacher import Clock, check_losses, check_weights, load_state, save_state, soft_label
+from .teacher import Clock, check_losses, check_weights, load_state, save_state, soft_label, stop_in_time, time_is_up
 
 # %% ../nbs/15_train.ipynb #51f014ce
 class Batch(NamedTuple):
@@ -53,21 +53,23 @@ def draw_batch(
     sampler: TripletSampler,           # who meets whom
     rng: torch.Generator,              # flips, crops, erasing
     cfg: Config,
+    device: torch.device | None = None,  # where the batch is needed; None: where the photos are
 ) -> Batch:
-    "The next batch: clean photos for the generator, erased copies for the identity loss."
+    "The next batch: clean photos for the generator, erased copies for the identity loss. Chance comes from the CPU, the pixels move on the device."
+    device = device or images.device
     i, j, t_i, t_j = next(sampler)
     rows = torch.cat([i, j])
-    def load(index): return from_uint8(augment(images[index], rng, cfg.pad, cfg.flip))
+    def load(index): return from_uint8(augment(pick(images, index, device), rng, cfg.pad, cfg.flip))
     x, t = load(rows), load(torch.cat([t_i, t_j]))
     def erase(v): return random_erasing(v, rng, cfg.erasing)
-    return Batch(x, t, erase(x), erase(t), labels[rows])
+    return Batch(x, t, erase(x), erase(t), pick(labels, rows, device))
 
 def batch_to(
     batch: Batch,
     device: torch.device,
 ) -> Batch:
     "The batch where the networks are, in their memory format."
-    def move(v): return v.to(device, memory_format=torch.channels_last, non_blocking=True) if v.ndim == 4 else v.to(device)
+    def move(v): return send(v, device).to(memory_format=torch.channels_last) if v.ndim == 4 else send(v, device)
     return Batch(*map(move, batch))
 
 # %% ../nbs/15_train.ipynb #b95f821a
@@ -201,14 +203,15 @@ def feed_losses(
     return {"prim": 2 * l_prim(q, out.logits_prim), "fine": 2 * l_id(out.logits_fine, fed.y_j)}
 
 def draw_fed(
-    store: Fed,            # bytes, on the CPU
+    store: Fed,            # bytes, on the CPU or on the device
     n: int,                # how many
     rng: torch.Generator,  # which
     device: torch.device,
 ) -> Fed:
     "A handful from the store of a finished generator (`offline`), ready for E_a."
     rows = torch.randint(len(store.y_i), (n,), generator=rng)
-    return Fed(from_uint8(store.x_ij[rows]).to(device, memory_format=torch.channels_last), store.y_i[rows].to(device), store.y_j[rows].to(device))
+    x_ij, y_i, y_j = (pick(v, rows, device) for v in store)
+    return Fed(from_uint8(x_ij).to(memory_format=torch.channels_last), y_i, y_j)
 
 # %% ../nbs/15_train.ipynb #45045014
 def g_step(
@@ -317,7 +320,7 @@ def step(
     if cfg.offline != (store is not None): raise ValueError("a store of generated images and offline=True belong together")
     w = loss_weights(state.it, cfg)
     set_rates(opt, state.it, cfg)
-    batch = batch_to(draw_batch(images, labels, state.sampler, state.rng, cfg), state.device)
+    batch = batch_to(draw_batch(images, labels, state.sampler, state.rng, cfg, state.device), state.device)
     again = bool(torch.rand((), generator=state.rng) < cfg.encoder_again)
     losses_d = {}
     with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
@@ -376,18 +379,20 @@ def fit(
     if path:
         folder.mkdir(parents=True, exist_ok=True)
         load_state(state, path); trim_log(folder / "log.csv", state.it)
+    images, labels, store = resident(images, state.device), labels.to(state.device), store and Fed(*(resident(v, state.device) for v in store))
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < min(n_iter, stop_at or n_iter):
         losses = step(state, teacher, images, labels, store)
         state.seconds = time.monotonic() - began
-        log, save = state.it % every == 0 or state.it == n_iter, path and time.monotonic() - saved > save_every
+        log, save = state.it % every == 0 or state.it == n_iter, path and (time.monotonic() - saved > save_every or time_is_up())
         if log or save:
-            values = {k: v.item() for k, v in losses.items()}
+            values = dict(zip(losses, torch.stack([*losses.values()]).tolist()))   # the host waits once
             check_losses(values, state.it)
         if log and path: write_log(folder / "log.csv", {"it": state.it, "seconds": state.seconds, **values})
         if log and report: report(Clock(state.it, n_iter, state.seconds), values)
         if save:
             check_weights(state.model, state.it); save_state(state, path); saved = time.monotonic()
+            stop_in_time()
     if path:
         check_weights(state.model, state.it); save_state(state, path)
     return state
@@ -404,9 +409,11 @@ def refresh_batch_norm(
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept, mode, rng = [m.momentum for m in norms], net.training, torch.Generator().manual_seed(cfg.seed)
     device = next(net.parameters()).device
-    for m in norms: m.reset_running_stats(); m.momentum = None
-    net.train()
-    for rows in torch.randperm(len(images), generator=rng).split(batch):
-        if len(rows) > 1: net(from_uint8(augment(images[rows], rng, cfg.pad, cfg.flip)).to(device))
+    for m in norms: m.reset_running_stats()
+    net.train(); images = resident(images, device)
+    parts = [rows for rows in torch.randperm(len(images), generator=rng).split(batch) if len(rows) > 1]
+    for k, rows in enumerate(parts, start=1):
+        for m in norms: m.momentum = 1 / k   # the plain average; None would ask the device for k
+        net(from_uint8(augment(pick(images, rows, device), rng, cfg.pad, cfg.flip)))
     for m, momentum in zip(norms, kept): m.momentum = momentum
     net.train(mode)

@@ -96,6 +96,17 @@ def test_a_run_that_takes_over_anothers_beginning_is_the_run_it_would_have_been(
     assert not all(torch.equal(a, b) for a, b in zip(weights(alone), weights(other))), "and what differs does matter"
 
 
+def test_a_learning_curve_does_not_touch_the_run(runs, run, monkeypatch, tmp_path):
+    "DGNET_CURVE ranks in between, also where a stop fell on a mark; the weights are those of a run without."
+    import pandas as pd
+    monkeypatch.setattr(runs, "LOCAL", tmp_path)
+    monkeypatch.setenv("DGNET_CURVE", "2")
+    marked = runs.get_run("smoke")
+    curve = pd.read_csv(marked.folder / "curve.csv")
+    assert list(curve.it) == [5, 10] and {"prim rank1", "both mAP", "seconds"} <= set(curve) and curve["both mAP"].between(0, 1).all()
+    assert all(torch.equal(a, b) for a, b in zip(weights(run), weights(marked)))
+
+
 def test_offline_learns_from_a_store_and_leaves_the_generator_alone(runs, run):
     offline = runs.get_run("smoke", offline=True)
     fresh = runs.TrainState(run.config, run.model.n_ids, torch.from_numpy(runs.relabel(run.data.train.ids)), run.teacher.backbone).model

@@ -77,6 +77,7 @@ def test_a_photo_does_not_depend_on_its_neighbours():
         assert torch.allclose(together[field].float(), torch.cat([r[field] for r in alone]).float(), atol=1e-5)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_agree():
     a, s = shots(n=32)
