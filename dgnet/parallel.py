@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'share_rows', 'share', 'pool_moments', 'shared_batch_norm', 'Group', 'Together', 'join', 'leave',
            'gather_rows', 'embed_together', 'parallel_cli', 'launch']
 
-# %% ../nbs/25_parallel.ipynb #976d5506
+# %% ../nbs/25_parallel.ipynb #755fe3a7
 import argparse
 import os
 import subprocess
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -279,7 +279,7 @@ if __name__ == "__main__" and "__file__" in globals():   # python -m, not a note
     sys.stdout.flush(); sys.stderr.flush()
     os._exit(ended) if ended else sys.exit(0)   # a broken group is not waited for
 
-# %% ../nbs/25_parallel.ipynb #ce3199d6
+# %% ../nbs/25_parallel.ipynb #7dde01e4
 def launch(
     processes: int,   # on this machine
     *args: str,       # words of the command, e.g. "run", "--tier", "smoke"
@@ -290,4 +290,4 @@ def launch(
     done = subprocess.run([sys.executable, *started, *args], capture_output=True, text=True, env=os.environ | env)
     if not done.returncode: return done.stdout
     said = done.stderr.strip().splitlines()
-    raise RuntimeError("\n".join([l for l in said if l.startswith("dgnet")] or said[-1:]))
+    raise RuntimeError("\n".join([l for l in said if l.startswith("dgnet") and not l.endswith(" FAILED")] or said[-1:]))

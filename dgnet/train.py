@@ -402,22 +402,21 @@ def fit(
         load_state(state, path)
         if ours.main: trim_log(folder / "log.csv", state.it)
     ours.agree(state)
-    path = path if ours.main else None   # all read, one writes
+    writes = bool(path) and ours.main   # all read, one writes
+    def keep() -> None: check_weights(state.model, state.it); save_state(state, path)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < min(n_iter, stop_at or n_iter):
         losses = step(state, teacher, images, labels, store)
         state.seconds = time.monotonic() - began
         log = state.it % every == 0 or state.it == n_iter
-        save = path and (log or ours.count == 1) and time.monotonic() - saved > save_every
+        save = writes and (log or ours.count == 1) and time.monotonic() - saved > save_every
         if log or save:
             values = {k: v.item() for k, v in ours.mean(losses).items()}
             check_losses(values, state.it)
-        if log and path: write_log(folder / "log.csv", {"it": state.it, "seconds": state.seconds, **values})
+        if log and writes: write_log(folder / "log.csv", {"it": state.it, "seconds": state.seconds, **values})
         if log and report: report(Clock(state.it, n_iter, state.seconds), values)
-        if save:
-            check_weights(state.model, state.it); save_state(state, path); saved = time.monotonic()
-    if path:
-        check_weights(state.model, state.it); save_state(state, path)
+        if save: keep(); saved = time.monotonic()
+    if path: ours.lead(keep)
     return state
 
 # %% ../nbs/15_train.ipynb #41448ff7
