@@ -499,6 +499,16 @@ def _tell(out: Path, painter: Painter, source: Source, plan: SetPlan, command: s
              "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command, "finished": finished}
     _place(out / "generated.json", lambda f: f.write((json.dumps(facts, indent=1) + "\n").encode()))
 
+def _begin(painter: Painter, source: Source, plan: SetPlan, out: Path, command: str, lock: FileLock) -> None:
+    out.mkdir(exist_ok=True); lock.acquire()
+    if not _claim(out, plan.about): _tell(out, painter, source, plan, command, False)
+
+def _end(painter: Painter, source: Source, plan: SetPlan, out: Path, command: str) -> None:
+    _place(out / "manifest.csv", lambda f: f.write(manifest_text(source, plan).encode("utf-8", "surrogateescape")))
+    _place(out / "README.md", lambda f: f.write(set_card(painter, source, plan, command).encode("utf-8", "replace")))
+    _tell(out, painter, source, plan, command, True)
+    (out / ".lock").unlink(missing_ok=True)
+
 # %% ../nbs/20_generate.ipynb #d23f9f65
 def _check_folder(out: Path, inputs: list) -> None:
     "Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or around one."
@@ -526,18 +536,10 @@ def generate_set(
     _check_folder(out, [source.root] if source.layout != "csv" else [])
     if out.is_dir(): _claim(out, plan.about)   # before anything is touched
     lock = FileLock(out / ".lock", timeout=0)
-    def begin() -> None:
-        out.mkdir(exist_ok=True); lock.acquire()
-        if not _claim(out, plan.about): _tell(out, painter, source, plan, command, False)
-    def end() -> None:
-        _place(out / "manifest.csv", lambda f: f.write(manifest_text(source, plan).encode("utf-8", "surrogateescape")))
-        _place(out / "README.md", lambda f: f.write(set_card(painter, source, plan, command).encode("utf-8", "replace")))
-        _tell(out, painter, source, plan, command, True)
-        (out / ".lock").unlink(missing_ok=True)
     try:
-        processes.lead(begin)
+        processes.lead(lambda: _begin(painter, source, plan, out, command, lock))
         made = _fill(painter, source, plan, out, report, processes)
-        processes.lead(end)
+        processes.lead(lambda: _end(painter, source, plan, out, command))
     except Timeout: raise ValueError(f"--out {out}: another process is making this set. Wait for it, or stop it") from None
     finally: lock.release()
     return SetReport(out, len(plan.files), made, time.monotonic() - began)

@@ -71,7 +71,7 @@ def test_the_same_losses_gradients_and_statistics(one, two, merge, it):
         g, h = (torch.cat([v.flatten() for k, v in side["grads"].items() if k.startswith(net + ".")]) for side in (a, b))
         assert (g - h).norm() < 1e-3 * g.norm(), net
     for k, v in a["weights"].items():   # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding
-        bound = 6.1e-5 if k.split(".")[0] in ("E_s", "G", "D") else 1e-4 * max(1.0, float(v.abs().max()))
+        bound = 4.1e-5 if k.split(".")[0] in ("E_s", "G", "D") else 1e-4 * max(1.0, float(v.abs().max()))
         assert (v.double() - b["weights"][k].double()).abs().max() <= bound, k
 
 
@@ -115,7 +115,7 @@ def test_the_same_features(one, two):
 def test_the_same_files(base, one, two):
     made = [{p.relative_to(base / n): p.read_bytes() for p in (base / n / "set").rglob("*") if p.is_file()} for n in ("one", "two")]
     made = [{str(k).split("/", 1)[1]: v for k, v in m.items()} for m in made]
-    assert one["made"] == two["made"] == 37 and sum(k.endswith(".png") for k in made[0]) == 37
+    assert one["made"] == two["made"] == 20 and sum(k.endswith(".png") for k in made[0]) == 20
     assert made[0].keys() == made[1].keys() and [k for k in made[0] if made[0][k] != made[1][k]] == []
 
 
@@ -132,7 +132,8 @@ def test_the_command_trains_the_run_that_get_run_finds(tmp_path, monkeypatch):
     assert run.provenance["processes"] == 2 and run.config.n_iter == 4 and json.loads((run.folder / "done.json").read_text())["processes"] == 2
 
 
-def test_the_command_says_what_is_wrong_once(tmp_path):
-    from dgnet.parallel import launch
-    with pytest.raises(RuntimeError, match="^dgnet.parallel: batch=3: 2 processes cannot share 3 pairs equally[^\n]*$"):
-        launch(2, "run", "--tier", "smoke", "--set", "batch=3", DGNET_ROOT=str(tmp_path), **QUIET)
+def test_what_a_launched_command_complains_of_is_raised_without_the_launchers_words(monkeypatch):
+    from dgnet import parallel
+    said = "W1122 warning\ndgnet.parallel: batch=3: 2 processes cannot share 3 pairs equally\nTraceback\ndgnet.parallel FAILED\nRoot Cause"
+    monkeypatch.setattr(parallel.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 2, "", said))
+    with pytest.raises(RuntimeError, match="^dgnet.parallel: batch=3: 2 processes cannot share 3 pairs equally$"): parallel.launch(2, "run")

@@ -51,7 +51,7 @@ def numbers(processes):
     said = {}
     for merge in (False, True):
         for it in (0, 6):
-            rows, grads, state = steps(processes, it, 3, merge_passes=merge)
+            rows, grads, state = steps(processes, it, 2, merge_passes=merge)
             said[merge, it] = {"losses": rows, "grads": grads, "weights": {k: v.clone() for k, v in state.model.state_dict().items()}, "norms": everybody(processes, state)}
     rows, _, _ = steps(processes, 6, 1, recipe="paper")
     return said | {"paper": rows}
@@ -88,7 +88,7 @@ def features(processes):
 def pictures(processes, folder):
     from dgnet.generate import generate_set, open_painter, open_source
     painter = open_painter(folder.parent / "model.safetensors")
-    return generate_set(painter, open_source(folder.parent / "world"), folder / "set", 37, processes=processes).made
+    return generate_set(painter, open_source(folder.parent / "world"), folder / "set", 20, processes=processes).made
 
 
 def abandoned(processes):
