@@ -42,6 +42,7 @@ from .data import IMAGE_SUFFIXES, Label, Split, is_photo, list_photos, load_data
 from .model import DGNet, content_hash, evaluating
 from .quality import Pairs
 from .synthetic import WORLDS, write_domain
+from .train import ALONE, Alone
 
 # %% ../nbs/20_generate.ipynb #354d7cc1
 Photo = str | Path | Image.Image | Tensor   # a file, a PIL image, or RGB uint8 "3 h w"
@@ -379,12 +380,12 @@ def _read_rows(source: Source, height: int, width: int) -> Callable:
     def read(k: int) -> Tensor: return torch.from_numpy(np.array(read_image(source.split.paths[k], height, width))).permute(2, 0, 1)
     return read
 
-def _fill(painter: Painter, source: Source, plan: SetPlan, out: Path, report: Callable | None) -> int:
-    "Make what is missing; how many pictures that were."
+def _fill(painter: Painter, source: Source, plan: SetPlan, out: Path, report: Callable | None, processes: Alone) -> int:
+    "Make what is missing, of several processes each its batches; how many pictures that were."
     read, words, made, (i, j) = _read_rows(source, *painter.size), made_by(painter), 0, plan.pairs
     size = tuple(plan.about["size"]) if plan.about["size"] != "photo" else None
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for low in range(0, len(i), painter.batch):
+        for low in range(processes.rank * painter.batch, len(i), processes.count * painter.batch):
             rows = range(low, min(low + painter.batch, len(i)))
             missing = [r for r in rows if not (out / plan.files[r]).is_file()]
             if missing:
@@ -398,7 +399,7 @@ def _fill(painter: Painter, source: Source, plan: SetPlan, out: Path, report: Ca
                 list(pool.map(write, missing))
                 made += len(missing)
             if report: report(rows[-1] + 1, len(i))
-    return made
+    return round(processes.count * float(processes.mean({"made": torch.tensor(float(made), device=painter.device)})["made"]))
 
 # %% ../nbs/20_generate.ipynb #9afe5125
 _CARD = """# Generated people
@@ -498,6 +499,16 @@ def _tell(out: Path, painter: Painter, source: Source, plan: SetPlan, command: s
              "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command, "finished": finished}
     _place(out / "generated.json", lambda f: f.write((json.dumps(facts, indent=1) + "\n").encode()))
 
+def _begin(painter: Painter, source: Source, plan: SetPlan, out: Path, command: str, lock: FileLock) -> None:
+    out.mkdir(exist_ok=True); lock.acquire()
+    if not _claim(out, plan.about): _tell(out, painter, source, plan, command, False)
+
+def _end(painter: Painter, source: Source, plan: SetPlan, out: Path, command: str) -> None:
+    _place(out / "manifest.csv", lambda f: f.write(manifest_text(source, plan).encode("utf-8", "surrogateescape")))
+    _place(out / "README.md", lambda f: f.write(set_card(painter, source, plan, command).encode("utf-8", "replace")))
+    _tell(out, painter, source, plan, command, True)
+    (out / ".lock").unlink(missing_ok=True)
+
 # %% ../nbs/20_generate.ipynb #d23f9f65
 def _check_folder(out: Path, inputs: list) -> None:
     "Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or around one."
@@ -518,21 +529,19 @@ def generate_set(
     size: tuple[int, int] | str | None = None,  # as in `plan_set`
     command: str = "dgnet.generate.generate_set",  # for the data card
     report: Callable[[int, int], None] | None = None,  # told how many pictures there are, of how many
+    processes: Alone = ALONE,    # who makes it together, see `parallel.join`
 ) -> SetReport:
     "Make a dataset of generated pictures, or what is missing of it. Raises OSError or ValueError, and changes nothing, when `out` holds anything else or another process is at work there."
     began, out, plan = time.monotonic(), Path(out).expanduser(), plan_set(painter, source, pairs, seed, images, size)
     _check_folder(out, [source.root] if source.layout != "csv" else [])
     if out.is_dir(): _claim(out, plan.about)   # before anything is touched
-    out.mkdir(exist_ok=True)
+    lock = FileLock(out / ".lock", timeout=0)
     try:
-        with FileLock(out / ".lock", timeout=0):
-            if not _claim(out, plan.about): _tell(out, painter, source, plan, command, False)
-            made = _fill(painter, source, plan, out, report)
-            _place(out / "manifest.csv", lambda f: f.write(manifest_text(source, plan).encode("utf-8", "surrogateescape")))
-            _place(out / "README.md", lambda f: f.write(set_card(painter, source, plan, command).encode("utf-8", "replace")))
-            _tell(out, painter, source, plan, command, True)
-            (out / ".lock").unlink(missing_ok=True)
+        processes.lead(lambda: _begin(painter, source, plan, out, command, lock))
+        made = _fill(painter, source, plan, out, report, processes)
+        processes.lead(lambda: _end(painter, source, plan, out, command))
     except Timeout: raise ValueError(f"--out {out}: another process is making this set. Wait for it, or stop it") from None
+    finally: lock.release()
     return SetReport(out, len(plan.files), made, time.monotonic() - began)
 
 # %% ../nbs/20_generate.ipynb #5542fcd2
@@ -645,9 +654,9 @@ def _set(a: argparse.Namespace) -> None:
         source = open_source(folder, a.skip_broken, _progress("photos read"), a.pattern)
     for text in dict.fromkeys(str(n.message) for n in notes): print(f"note: {text}", file=sys.stderr)
     if source.left_out: print(f"note: {len(source.left_out)} photos cannot be read and are left out: {', '.join(source.left_out[:3])}{', …' * (len(source.left_out) > 3)}", file=sys.stderr)
-    done = generate_set(painter, source, out, a.pairs, a.seed, a.format, a.size, _command(a, folder.resolve().name, model.name), _progress("pictures"))
+    done = generate_set(painter, source, out, a.pairs, a.seed, a.format, a.size, _command(a, folder.resolve().name, model.name), _progress("pictures") if a.processes.main else None, a.processes)
     speed = f"{done.made:,} made now in {done.seconds:.1f} s, {done.made / done.seconds:.1f} per second on {painter.device.type}" if done.made else "all there already, nothing was made"
-    _said(f"{done.folder}: {done.pictures:,} pictures of {len(source.split.people):,} people; {speed}")
+    if a.processes.main: _said(f"{done.folder}: {done.pictures:,} pictures of {len(source.split.people):,} people; {speed}")
 
 def _photos(a: argparse.Namespace) -> None:
     out = Path(a.out).expanduser()
@@ -704,11 +713,13 @@ def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
 
 def generate_cli(
     args: list[str] | None = None,   # default: the command line's
+    processes: Alone = ALONE,        # who makes a set together, see `parallel`
 ) -> int:
     "The command `dgnet_generate`."
     args = sys.argv[1:] if args is None else args
     if args and not {*_COMMANDS, "-h", "--help"} & {*args}: args = ["swap", *args]
     a = _parser().parse_args(args)
+    a.processes = processes
     try: a.do(a); return 0
     except torch.OutOfMemoryError: print("dgnet_generate: the GPU's memory is full. Set DGNET_DEVICE=cpu, or end what else runs there", file=sys.stderr)
     except (ValueError, OSError, Image.DecompressionBombError) as e: print(f"dgnet_generate: {e}", file=sys.stderr)

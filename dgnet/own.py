@@ -39,6 +39,7 @@ from .report import Part, html_table, picture_html, report_page
 from .runs import Job, Progress, Run, WeakTeacher, photos, plan_one, rank, run_on, swap_figure, with_source
 from .schedule import loss_weights
 from .teacher import Clock
+from .train import ALONE, Alone
 
 # %% ../nbs/22_own.ipynb #3ebe8001
 UNREADABLE = ("empty", "truncated", "broken", "locked")   # kinds of findings that `skip_broken` passes over
@@ -225,6 +226,7 @@ def train_own(
     save_every: float = 60.0,       # seconds between checkpoints
     report: Callable[[Config, Clock, dict], None] | None = None,  # told how far it is
     looking: Callable[[int, int], None] | None = None,            # told how many photos are decoded, of how many
+    processes: Alone = ALONE,       # who trains together, see `parallel.join`; all of them call this
     **changes,                      # any field of Config
 ) -> OwnRun:
     "Look, set aside, train the teacher, examine it, train, measure, write. Raises ValueError or OSError, naming file and remedy, before anything is trained."
@@ -240,11 +242,13 @@ def train_own(
     folder = output_folder(out, path, run_key(cfg))
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        run = run_on(cfg, held, report and partial(report, cfg), save_every)
+        run = run_on(cfg, held, report and partial(report, cfg), save_every, processes)
         query, gallery = measured_on(held)
         check_labels(*(Embeddings(torch.empty(s.n, 1), None, torch.from_numpy(s.ids), torch.from_numpy(s.cams)) for s in (query, gallery)))   # also when the run was there already
     notes = sorted({str(w.message) for w in heard if Path(w.filename).parent.name == "dgnet"})
-    return write_own(run, found, left_out, folder, notes)
+    done: list = []
+    processes.lead(lambda: done.append(write_own(run, found, left_out, folder, notes)))
+    return done[0] if done else OwnRun(run, folder, pd.DataFrame(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["marks"]), notes)
 
 # %% ../nbs/22_own.ipynb #4de21465
 KNOWN = ("dataset", "tier", "recipe", "source", "hold_out", "people", "shots", "test_shots", "test_people", "val_people", "method", "rival_iter", "offline")   # not for --set
@@ -303,18 +307,21 @@ class _Teller:
 
 def train_cli(
     args: list[str] | None = None,   # default: the command line's
+    processes: Alone = ALONE,        # who trains together, see `parallel`
 ) -> int:
     "The command `dgnet_train`."
     a, told = _parser().parse_args(args), _Teller()
     try:
         if not a.save_every >= 0: raise ValueError(f"--save-every {a.save_every}: give seconds, 0 or more")
         if a.hold_out is not None and a.hold_out < 0: raise ValueError(f"--hold-out {a.hold_out}: give a number of people, 0 or more")
-        done = train_own(a.path, a.tier, a.out, a.name, a.own, a.pattern, a.hold_out, a.skip_broken, a.recipe, a.save_every, told.training, told.looking, **parse_changes(a.set))
-        told.over(); _say(done, a.path)
+        done = train_own(a.path, a.tier, a.out, a.name, a.own, a.pattern, a.hold_out, a.skip_broken, a.recipe, a.save_every, *((told.training, told.looking) if processes.main else (None, None)), processes, **parse_changes(a.set))
+        told.over()
+        if processes.main: _say(done, a.path)
         return 0
     except (ValueError, OSError) as e: said, code = str(e), 2
     except (WeakTeacher, FloatingPointError) as e: said, code = str(e), 1
     except (MemoryError, torch.OutOfMemoryError): said, code = "not enough memory. Take a smaller batch (--set batch=4), smaller photos (--set height=64 width=32), or a smaller tier", 1
     except KeyboardInterrupt: said, code = "stopped; the same command goes on from here", 130
+    if not processes.main: time.sleep(2)   # the first says it, and the launcher ends the others
     told.over(); print(f"dgnet_train: {said}", file=sys.stderr)
     return code

@@ -44,7 +44,7 @@ from .report import refresh_readme, write_report
 from .rivals import Lsgan, PoseGuided, make_rival, read_joints, train_rival
 from .synthetic import RENDER_VERSION, WORLDS, read_factors, write_domain
 from .teacher import make_teacher, save_state, teacher_config, train_teacher
-from .train import Clock, Fed, TrainState, fit, refresh_batch_norm
+from .train import ALONE, Alone, Clock, Fed, TrainState, fit, refresh_batch_norm
 
 # %% ../nbs/18_runs.ipynb #5a11a611
 def is_real(
@@ -114,6 +114,20 @@ def rank(
     "Re-id results of a network, one per head."
     q, g = (embed(net, photos(s, cfg), s, flip=cfg.flip_test) for s in (query, gallery))
     return {h: rank_metrics(q, g, beta=cfg.beta, head=h, beta_on=cfg.beta_on) for h in heads}
+
+def _marks(cfg: Config) -> list[int]:
+    "Iterations at which `DGNET_CURVE` wants the features ranked: so many, evenly spread."
+    n = int(os.environ.get("DGNET_CURVE", 0))
+    return [cfg.n_iter * k // n for k in range(1, n + 1)]
+
+def _mark(state: TrainState, data: ReidData, folder: Path, it: int) -> None:
+    "One point of the learning curve, `curve.csv`: rank-1 and mAP on the test people, with the running batch norm statistics. It does not touch training."
+    path = folder / "curve.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    if state.it != it or any(r["it"] == it for r in rows): return
+    r = rank(state.model.E_a, data.query, data.gallery, state.cfg, ("prim", "fine", "both"))
+    rows.append({"it": it, "seconds": state.seconds, **{f"{h} {m}": getattr(v, m) for h, v in r.items() for m in ("rank1", "mAP")}})
+    with writing(path): pd.DataFrame(rows).to_csv(path, index=False)
 
 # %% ../nbs/18_runs.ipynb #9b7036bc
 class WeakTeacher(RuntimeError):
@@ -205,6 +219,8 @@ def start_folder(cfg: Config) -> Path:
     shared = {k: v for k, v in asdict(cfg).items() if k not in LATER}
     return LOCAL / "runs" / f"{cfg.dataset}-{cfg.tier}-start-{short_hash({'version': RUN_VERSION, **shared})}"
 
+def _trainers(processes: Alone) -> dict: return {"processes": processes.count} if processes.count > 1 else {}
+
 def _copy_log(source: Path, target: Path) -> None:
     if (source / "log.csv").exists(): shutil.copy(source / "log.csv", target / "log.csv")   # a short first part may have written no row
 
@@ -214,13 +230,18 @@ def _first_part(state: TrainState, *training, folder: Path, report, save_every: 
     first = int(cfg.warm_up * cfg.n_iter)
     if not first or not cfg.generate or cfg.offline: return
     start.mkdir(parents=True, exist_ok=True)
-    with FileLock(start / "lock"):
-        if _done(start) and not own.exists():
-            state.load_state_dict(torch.load(start / "state.pt", map_location="cpu", weights_only=True) | {"key": run_key(cfg)})
-            _copy_log(start, folder); save_state(state, own)
+    def take_over() -> None:
+        if not _done(start) or own.exists(): return
+        state.load_state_dict(torch.load(start / "state.pt", map_location="cpu", weights_only=True) | {"key": run_key(cfg)})
+        _copy_log(start, folder); save_state(state, own)
+    def leave() -> None:
+        if state.it != first or _done(start): return
+        _copy_log(folder, start); save_state(state, start / "state.pt")
+        _finish(start, {"iterations": first, "config": asdict(cfg), "seconds": state.seconds, **_trainers(state.processes)})
+    with state.processes.hold(start / "lock"):
+        state.processes.lead(take_over)
         fit(state, *training, folder, report, save_every=save_every, stop_at=first)
-        if state.it == first and not _done(start):
-            _copy_log(folder, start); save_state(state, start / "state.pt"); _finish(start, {"iterations": first, "config": asdict(cfg), "seconds": state.seconds})
+        state.processes.lead(leave)
 
 def fill_store(
     model: DGNet,      # finished
@@ -235,45 +256,36 @@ def fill_store(
     return Fed(to_uint8(generate_all(model.generate, images[i], images[j])), y[i], y[j])
 
 # %% ../nbs/18_runs.ipynb #4290acc1
-def _marks(cfg: Config) -> list[int]:
-    "Iterations at which `DGNET_CURVE` wants the features ranked: so many, evenly spread."
-    n = int(os.environ.get("DGNET_CURVE", 0))
-    return [cfg.n_iter * k // n for k in range(1, n + 1)]
-
-def _mark(state: TrainState, data: ReidData, folder: Path, it: int) -> None:
-    "One point of the learning curve, `curve.csv`: rank-1 and mAP on the test people, with the running batch norm statistics. It does not touch training."
-    path = folder / "curve.csv"
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    if state.it != it or any(r["it"] == it for r in rows): return
-    r = rank(state.model.E_a, data.query, data.gallery, state.cfg, ("prim", "fine", "both"))
-    rows.append({"it": it, "seconds": state.seconds, **{f"{h} {m}": getattr(v, m) for h, v in r.items() for m in ("rank1", "mAP")}})
-    with writing(path): pd.DataFrame(rows).to_csv(path, index=False)
-
-def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float) -> None:
+def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float, processes: Alone) -> None:
     device = default_device()
-    teacher = get_teacher(cfg, data, report, save_every)
-    store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every) / "model.safetensors", device), data, cfg) if cfg.offline else None
+    teacher = get_teacher(cfg, data, report, save_every)   # of several processes one trains it, and the others wait for its lock
+    store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every, processes) / "model.safetensors", device), data, cfg) if cfg.offline else None
     images, labels = photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
-    state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device)
+    state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device, processes)
     teacher.net.train(cfg.teacher_train)
     _first_part(state, teacher.net, images, labels, folder=folder, report=report, save_every=save_every)
     for stop in _marks(cfg): _mark(fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store, stop_at=stop), data, folder, stop)
     fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store)
     teacher.net.eval()
+    processes.lead(lambda: _conclude(state, teacher, data, images, folder))
+
+def _conclude(state: TrainState, teacher: Teacher, data: ReidData, images: torch.Tensor, folder: Path) -> None:
+    cfg = state.cfg
     if cfg.bn_on_real: refresh_batch_norm(state.model.E_a, images, cfg)
     state.model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
     state.model.metrics = _metrics(state, data, pd.read_csv(folder / "log.csv").iloc[-1].dropna().to_dict())
     state.model.eval().save(folder / "model.safetensors", key=run_key(cfg), iterations=state.it)
-    _finish(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"], "device": device_name(device), "config": asdict(cfg),
-                     "peak_memory_mb": _peak_memory()})
+    _finish(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"], "device": device_name(state.device), "config": asdict(cfg),
+                     "peak_memory_mb": _peak_memory(), **_trainers(state.processes)})
     (folder / "state.pt").unlink(missing_ok=True)
 
-def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0) -> Path:
+def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0, processes: Alone = ALONE) -> Path:
     "The folder of a finished run; trains it if it is not."
     folder = LOCAL / "runs" / run_key(cfg)
+    processes.check(cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not _done(folder): _train(cfg, data, folder, report, save_every)
+    with processes.hold(folder / "lock"):
+        if not _done(folder): _train(cfg, data, folder, report, save_every, processes)
     return folder
 
 # %% ../nbs/18_runs.ipynb #bfaeb76a
@@ -295,12 +307,14 @@ def run_on(
     data: ReidData,
     report: Callable[[Clock, dict], None] | None = None,
     save_every: float = 60.0,   # seconds between checkpoints
+    processes: Alone = ALONE,   # who trains together, see `parallel.join`; all of them call this, and all get the run
 ) -> Run:
     "The run of a configuration on photos that are at hand: what `get_run` does once it has found them."
-    folder = _trained(cfg, data, report, save_every)
+    folder = _trained(cfg, data, report, save_every, processes)
     about, teacher = _done(folder), get_teacher(cfg, data)
     log = pd.read_csv(folder / "log.csv")
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
+    facts |= {k: about[k] for k in ("processes",) if k in about}   # several
     facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": cfg.recipe, "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.n_iter,
               "E_a starts from": cfg.ea_init, "precision": cfg.precision, "teacher_rank1": teacher.about["rank1"]}
     if for_all(): facts["changed in every run"] = for_all()
