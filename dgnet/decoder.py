@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .layers import ConvBlock, ResBlock, Style, init_weights
 
@@ -187,13 +188,15 @@ class Decoder(nn.Module):
         c = width >> n_up
         self.conv3, self.conv4 = ConvBlock(c, c, 3), ConvBlock(c, c, 3)
         self.conv5 = ConvBlock(c, 3, 1, act=False)
+        self.checkpointing = False
         init_weights(self, "kaiming")
 
     def decode(self, styles: list[tuple[Style, Style]], s: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
         "Structure codes to images under ready-made styles, row by row."
-        for block, pair in zip(self.resblocks, styles): s = block(s, pair)
-        for up in self.ups: s = up(s)
-        return self.conv5(self.conv4(self.conv3(s)))
+        def through(f, *v): return checkpoint(f, *v, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else f(*v)
+        for block, pair in zip(self.resblocks, styles): s = through(block, s, pair)
+        for up in self.ups: s = through(up, s)
+        return self.conv5(through(self.conv4, self.conv3(s)))
 
     def forward(self, a: Float[Tensor, "b c p"], s: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
         return self.decode(self.styles(a), s)
