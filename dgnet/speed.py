@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'COLOURS', 'PLOTS', 'TABLES', 'show_speed', 'Bench', 'read_bench', 'run_bench', 'machine_text',
            'step_names', 'plot_steps', 'share_table', 'plot_shares', 'plot_evaluation', 'plot_throughput',
-           'growth_table', 'plot_scaling', 'store_bench']
+           'growth_table', 'plot_scaling', 'compare_precisions', 'store_precisions', 'store_bench']
 
 # %% ../nbs/24_speed.ipynb #72492775
 import json
@@ -19,7 +19,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .core import LOCAL, PALETTE, ROOT, Artifact, find_artifact, save_artifact, show_artifact
+from .core import LOCAL, PALETTE, ROOT, Artifact, code_version, default_device, device_name, find_artifact, save_artifact, show_artifact
+from .runs import get_run, get_teacher, rank
 
 # %% ../nbs/24_speed.ipynb #55b15cf4
 BENCHMARKS = ("steps", "profile_step", "evaluation", "throughput")   # scripts in benchmarks/, and labels speed_… of their artefacts
@@ -209,6 +210,40 @@ def plot_scaling(
     ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
     return fig
+
+# %% ../nbs/24_speed.ipynb #476341b3
+def compare_precisions(
+    tier: str = "mini",
+    dataset: str = "duke",
+    seeds: tuple[int, ...] = (0, 1, 2),
+    report=None,   # as of `get_run`
+) -> pd.DataFrame:
+    "A row for each precision and seed: rank-1 and mAP on the test people with both features, the teacher's mAP, the last reconstruction loss, seconds of training. Trains what is missing."
+    rows = []
+    for precision in COLOURS:
+        for seed in seeds:
+            run = get_run(tier, dataset, precision=precision, seed=seed, report=report)
+            r = rank(run.model.E_a, run.data.query, run.data.gallery, run.config)
+            rows.append({"precision": precision, "seed": seed, "rank1": r.rank1, "mAP": r.mAP, "teacher mAP": get_teacher(run.config, run.data).about["mAP"],
+                         "img1": run.log.img1.iloc[-1], "seconds": run.provenance["seconds"]})
+    return pd.DataFrame(rows)
+
+def store_precisions(
+    found: pd.DataFrame,  # of `compare_precisions`
+    tier: str,
+    dataset: str,
+) -> Artifact:
+    "Keep the comparison as the artefact speed_precisions: each run a point, the mean of its precision a line."
+    fig, axes = plt.subplots(1, 3, figsize=(8, 2.6))
+    for ax, (what, label) in zip(axes, {"rank1": "rank-1", "mAP": "mAP", "img1": "last loss of self-reconstruction"}.items()):
+        for k, (p, some) in enumerate(found.groupby("precision", sort=False)):
+            ax.scatter([k] * len(some), some[what], color=COLOURS[p]); ax.hlines(some[what].mean(), k - 0.25, k + 0.25, color=COLOURS[p])
+        ax.set(title=label, xticks=range(2), xticklabels=list(COLOURS), xlim=(-0.6, 1.6))
+    fig.tight_layout(); plt.close(fig)
+    mean, spread = (getattr(found.groupby("precision").mAP, f)() for f in ("mean", "std"))
+    claim = f"{dataset}, {found.seed.nunique()} seeds: mean mAP {100 * mean['bfloat16']:.1f} in bfloat16, {100 * mean['float32']:.1f} in float32; seeds of one precision scatter by {100 * spread.max():.1f} (standard deviation)."
+    provenance = {"run": None, "seed": list(map(int, found.seed.unique())), "device": device_name(default_device()), "seconds": float(found.seconds.sum()), "iterations": None, "source": f"rendered: {dataset}", "code_version": code_version()}
+    return save_artifact("speed_precisions", tier, fig, found, {"claim": claim}, provenance)
 
 # %% ../nbs/24_speed.ipynb #f9e3909c
 PLOTS = {"steps": plot_steps, "profile_step": plot_shares, "evaluation": plot_evaluation, "throughput": plot_throughput}
