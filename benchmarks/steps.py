@@ -27,9 +27,11 @@ class Training:
     def __init__(self, case: dict):
         import torch
 
+        from dgnet.core import keep_freed_memory
         from dgnet.teacher import make_teacher
         from dgnet.train import TrainState
         self.cfg, self.device = config(case), torch.device(case["device"])
+        if self.device.type == "cpu": keep_freed_memory()   # as `fit` does
         torch.manual_seed(0)
         self.images = torch.randint(0, 256, (256, 3, self.cfg.height, self.cfg.width), dtype=torch.uint8)
         self.labels = torch.arange(64).repeat_interleave(4)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
-           'default_device', 'fast_bfloat16', 'device_name', 'normalise', 'denormalise', 'from_uint8', 'to_uint8',
-           'send', 'pick', 'resident', 'image_grid', 'show_images', 'set_style', 'local_file', 'writing',
-           'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact',
+           'default_device', 'fast_bfloat16', 'device_name', 'keep_freed_memory', 'normalise', 'denormalise',
+           'from_uint8', 'to_uint8', 'send', 'pick', 'resident', 'image_grid', 'show_images', 'set_style', 'local_file',
+           'writing', 'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact',
            'find_artifact', 'show_artifact']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
+import ctypes
 import hashlib
 import json
 import os
@@ -73,6 +74,13 @@ def device_name(
     if device.type == "cuda": return torch.cuda.get_device_name(device)
     n = torch.get_num_threads()
     return f"CPU {platform.machine()}, {n} thread{'s' if n > 1 else ''}"
+
+# %% ../nbs/00_core.ipynb #8378815c
+def keep_freed_memory() -> bool:
+    "Ask the C library to keep freed memory for this process's next use; whether it could be asked (glibc on Linux). No number depends on it."
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False   # another C library
+    return bool(mallopt(-3, 2**30) and mallopt(-1, -1))   # M_MMAP_THRESHOLD: blocks under 1 GiB; M_TRIM_THRESHOLD: never
 
 # %% ../nbs/00_core.ipynb #0e272335
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .appearance import AppearanceOut
 from .config import Config, run_key
-from .core import from_uint8, pick, resident, send, writing
+from .core import from_uint8, keep_freed_memory, pick, resident, send, writing
 from .data import TripletSampler, augment, random_erasing
 from .discriminator import gradient_punishment
 from .losses import l_adv_d, l_adv_g, l_code, l_id, l_img, l_prim
@@ -411,6 +411,7 @@ def fit(
     images, labels, store = resident(images, state.device), labels.to(state.device), store and Fed(*(resident(v, state.device) for v in store))
     writes = bool(path) and ours.main   # all read, one writes
     def keep() -> None: check_weights(state.model, state.it); save_state(state, path)
+    if state.device.type == "cpu": keep_freed_memory()
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < min(n_iter, stop_at or n_iter):
         losses = step(state, teacher, images, labels, store)

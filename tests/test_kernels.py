@@ -1,0 +1,119 @@
+"""What a CPU computes in another order than the formula says: norms image by image, doubling and 5x5 convolution from the small map."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dgnet.decoder import Decoder, Doubling, UpConv, folded
+from dgnet.layers import ConvBlock, DecoderNorm, ImageNorm, MapNorm, Style, adain
+
+SHAPES = [(1, 1, 1, 2), (2, 3, 4, 2), (3, 8, 16, 8), (2, 16, 40, 20), (1, 16, 40, 20)]   # the last two: more than 8,192 numbers an image
+
+
+def with_gradients(f, *leaves):
+    leaves = [v.detach().clone().requires_grad_() for v in leaves]
+    y = f(*leaves)
+    torch.manual_seed(1)
+    return [y, *torch.autograd.grad(y, leaves, torch.randn(y.shape, dtype=y.dtype))]
+
+
+def same(one, other, tolerance):
+    for a, b in zip(one, other, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert (a.float() - b.float()).abs().max() <= tolerance * max(1.0, b.float().abs().max().item())
+
+
+def plain_norm(x, weight, bias, eps, slope):   # `adain` computes in single precision whatever it is given
+    var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+    y = weight[:, :, None, None] * (x - mean) / (var + eps).sqrt() + bias[:, :, None, None]
+    return F.leaky_relu(y, slope) if slope else y
+
+
+def plain_map(x, gamma, beta, eps, slope):
+    std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
+    y = gamma[:, None, None] * (x - mean) / (std + eps) + beta[:, None, None]
+    return F.leaky_relu(y, slope) if slope else y
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norms_in_double_precision(shape, slope, layout):
+    torch.manual_seed(0)
+    x = (3 * torch.randn(shape, dtype=torch.double) + 1).contiguous(memory_format=layout)
+    w, b = torch.randn(2, *shape[:2], dtype=torch.double)
+    same(with_gradients(lambda *v: ImageNorm.apply(*v, 1e-5, slope), x, w, b), with_gradients(lambda *v: plain_norm(*v, 1e-5, slope), x, w, b), 1e-9)
+    same(with_gradients(lambda *v: MapNorm.apply(*v, 1e-5, slope), x, w[0], b[0]), with_gradients(lambda *v: plain_map(*v, 1e-5, slope), x, w[0], b[0]), 1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_norms_in_bfloat16_are_as_good_as_the_formula(shape):
+    torch.manual_seed(0)
+    x = (torch.randn(shape) + 1).bfloat16().to(memory_format=torch.channels_last)
+    w, b = torch.randn(2, *shape[:2])
+    same(with_gradients(lambda *v: ImageNorm.apply(*v, 1e-5, 0.0), x, w, b), with_gradients(lambda *v: adain(*v), x, w, b), 0.02)
+    norm = DecoderNorm(shape[1])
+    same([MapNorm.apply(x, norm.gamma, norm.beta, norm.eps, 0.0)], [norm(x)], 0.02)
+
+
+def test_a_style_in_bfloat16_gets_its_gradient_in_bfloat16():
+    x, w, b = torch.randn(2, 3, 8, 4).bfloat16(), torch.ones(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16()
+    assert {v.dtype for v in with_gradients(lambda *v: ImageNorm.apply(*v, 1e-5, 0.2), x, w, b)} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("norm", ["instance", "adain", "layer"])
+def test_a_block_is_what_its_formula_says(norm):
+    torch.manual_seed(0)
+    block, x = ConvBlock(3, 4, 3, norm=norm), torch.randn(2, 3, 10, 6)
+    style = Style(torch.randn(2, 4), torch.randn(2, 4)) if norm == "adain" else None
+    y = block.conv(x)
+    formula = {"instance": F.instance_norm, "adain": lambda v: adain(v, *(style or ())), "layer": block.norm}[norm]
+    assert torch.allclose(block(x, style), F.leaky_relu(formula(y), 0.2), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 5), (3, 2), (8, 4), (7, 9)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("b", [1, 3])
+def test_doubling_in_one_is_doubling_first(size, layout, b):
+    torch.manual_seed(0)
+    double = Doubling(5, 3).double()
+    x = torch.randn(b, 5, *size, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
+    leaves = [x, *double.parameters()]
+    ways = [double(x), nn.Sequential.forward(double, x)]
+    g = torch.randn(ways[0].shape, dtype=torch.double)
+    same([ways[0], *torch.autograd.grad(ways[0], leaves, g)], [ways[1], *torch.autograd.grad(ways[1], leaves, g)], 1e-9)
+
+
+def test_doubling_leaves_the_gradient_it_is_given_alone():
+    double, x = Doubling(4, 2), torch.randn(1, 4, 4, 3).requires_grad_()
+    y = UpConv.apply(x, *folded(double[1].conv.weight, double[1].conv.bias))
+    g = torch.ones_like(y, memory_format=torch.channels_last)
+    y.backward(g)
+    assert (g == 1).all() and x.grad.isfinite().all()
+
+
+def test_doubling_under_autocast():
+    torch.manual_seed(0)
+    double, x = Doubling(8, 4), torch.randn(2, 8, 8, 4)
+    with torch.autocast("cpu", torch.bfloat16): quick, plain = double(x), nn.Sequential.forward(double, x)
+    assert quick.dtype == plain.dtype == torch.bfloat16
+    assert (quick - plain).abs().max() < 0.1 and (quick.float() - double(x)).abs().mean() <= 1.2 * (plain.float() - double(x)).abs().mean()
+    with torch.autocast("cpu", torch.bfloat16): double(x.requires_grad_()).float().square().mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in double.parameters())
+
+
+def test_no_second_derivative_is_said():
+    x = torch.randn(1, 2, 4, 4, requires_grad=True)
+    (g,) = torch.autograd.grad(ImageNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5, 0.2).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"): g.sum().backward()
+
+
+def test_checkpointing_changes_no_number():
+    torch.manual_seed(0)
+    G, a, s = Decoder(32, 4, 8, 1, 2, 8), torch.randn(2, 32, 4), torch.randn(2, 8, 8, 4)
+    found = []
+    for G.checkpointing in (False, True):
+        G.zero_grad()
+        y = G(a, s); y.square().mean().backward()
+        found.append([y.detach(), *(p.grad for p in G.parameters())])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
