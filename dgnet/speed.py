@@ -91,6 +91,15 @@ def _log_axis(ax, values: pd.Series) -> None:
     for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter): axis(text)
     ax.tick_params(axis="x", which="minor", labelsize=7)
 
+def _framed(fig: matplotlib.figure.Figure, bench: Bench, columns: int = 0) -> matplotlib.figure.Figure:
+    "The legend above (in so many columns; 0: none), the machine below, all inside the figure."
+    high = fig.get_figheight()
+    rows = -(-len(fig.axes[0].get_legend_handles_labels()[1]) // columns) if columns else 0
+    if rows: fig.legend(loc="upper center", ncols=columns, bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    fig.tight_layout(rect=(0, 0.2 / high, 1, 1 - (0.1 + 0.2 * rows) / high if rows else 1))
+    fig.text(0.5, 0.06 / high, machine_text(bench), ha="center", va="bottom", fontsize=7)
+    return fig
+
 def step_names(
     rows: pd.DataFrame,  # of `steps` or `profile_step`
 ) -> list[str]:
@@ -113,9 +122,8 @@ def plot_steps(
         axes[1].barh(y, some.peak_mib / 1024, 0.36, color=COLOURS[p])
     _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1)); axes[0].set_xlim(right=rows.median_ms.max() * 1.5); axes[0].set(xlabel="ms per step", yticks=[v + middle for v in range(len(order))], yticklabels=order)
     axes[1].set(xlabel="peak memory, GiB")
-    axes[0].invert_yaxis(); fig.legend(loc="lower center", ncols=3, bbox_to_anchor=(0.55, 1.0)); fig.tight_layout()
-    fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
-    return fig
+    axes[0].invert_yaxis()
+    return _framed(fig, bench, 3)
 
 # %% ../nbs/24_speed.ipynb #6b0890f5
 def share_table(
@@ -143,9 +151,7 @@ def plot_shares(
         ax.barh(table.columns, shares, 0.7, left=left, color=colours[k % 20], label=what)
         left += shares
     ax.set(xlim=(0, 1), xlabel="share of the step's time"); ax.invert_yaxis(); ax.grid(False)
-    fig.legend(loc="lower center", ncols=4, bbox_to_anchor=(0.5, 1.0), fontsize=8); fig.tight_layout()
-    fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
-    return fig
+    return _framed(fig, bench, 4)
 
 # %% ../nbs/24_speed.ipynb #279dc242
 def plot_evaluation(
@@ -162,8 +168,7 @@ def plot_evaluation(
             ax.text(r["seconds"], at, f" {r['seconds']:.3g} s" + ("" if r["measured"] == r["queries"] else f", from {r['measured']} queries") + f", {r['peak_mib'] / 1024:.1f} GiB", va="center", fontsize=7)
     names = [f"{s}\n{r.queries:,} × {r.gallery:,}\n{v:.1f} times" for s, v in zip(sizes, bench.ratios.value[bench.ratios.of == "whole time"]) for r in [rows[rows["size"] == s].iloc[0]]]
     _log_axis(ax, rows.seconds); ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names); ax.set_xlim(right=rows.seconds.max() * 20); ax.invert_yaxis()
-    fig.legend(loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0)); fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
-    return fig
+    return _framed(fig, bench, 2)
 
 # %% ../nbs/24_speed.ipynb #5d5a428e
 def plot_throughput(
@@ -180,8 +185,7 @@ def plot_throughput(
         ax.scatter(some.images_s, y, s=14 + 26 * (some["items"].rank() - 1), color=COLOURS[some.precision.iloc[0]], zorder=2)
         ax.text(some.images_s.max(), y[0], f"   {some.images_s.max():,.0f}", va="center", fontsize=7)
     _log_axis(ax, rows.images_s); ax.set(xlabel="images per second (a larger point: more items)", yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
-    fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
-    return fig
+    return _framed(fig, bench)
 
 # %% ../nbs/24_speed.ipynb #e5e768fd
 def growth_table(
@@ -207,9 +211,8 @@ def plot_scaling(
     ax.set(xscale="log", yscale="log")
     if table.to.max() < 1e5: _log_axis(ax, pd.Series([w for g in bench.about["growth"] for w, _ in g["points"]]))
     ax.set(ylabel="ms", xlabel={"items": "photos", "pairs": "queries × gallery"}.get(table.work_is[0], table.work_is[0]))
-    ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    fig.tight_layout(); fig.text(0.5, -0.01, machine_text(bench), ha="center", va="top", fontsize=7)
-    return fig
+    ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))   # beside the axes: tight_layout makes room
+    return _framed(fig, bench)
 
 # %% ../nbs/24_speed.ipynb #476341b3
 def compare_precisions(
