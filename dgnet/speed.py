@@ -226,7 +226,7 @@ def compare_precisions(
     for precision in COLOURS:
         for seed in seeds:
             run = get_run(tier, dataset, precision=precision, seed=seed, report=report)
-            r = rank(run.model.E_a, run.data.query, run.data.gallery, run.config)
+            r = rank(run.model.E_a, run.data.query, run.data.gallery, run.config)["both"]
             rows.append({"precision": precision, "seed": seed, "rank1": r.rank1, "mAP": r.mAP, "teacher mAP": get_teacher(run.config, run.data).about["mAP"],
                          "img1": run.log.img1.iloc[-1], "seconds": run.provenance["seconds"]})
     return pd.DataFrame(rows)
