@@ -35,7 +35,7 @@ from torch import nn
 
 from .appearance import BaselineNet
 from .config import RUN_VERSION, Config, make_config, run_key
-from .core import FIGURES, LOCAL, ROOT, artifact_folder, default_device, device_name, normalise, short_hash, to_uint8, writing
+from .core import FIGURES, LOCAL, ROOT, artifact_folder, default_device, device_name, find_artifact, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
 from .model import DGNet, config_from_dict
 from .quality import SwapTruth, generate_all, random_pairs, swap_truth
@@ -690,7 +690,8 @@ SHOWN = {"20_generate": ("generate_examples",), "21_rank": ("rank_examples",), "
 
 def all_labels() -> list[str]:
     "The names of all artefacts that there could be, in the order of the report."
-    return [*(n.stem for n in NOTEBOOKS), *(l for labels in SHOWN.values() for l in labels)]
+    measured = [f"speed_{n}{s}" for n in ("steps", "profile_step", "evaluation", "throughput", "precisions") for s in ("", "_scaling")]   # by hand, on an idle machine
+    return [*(n.stem for n in NOTEBOOKS), *(l for labels in SHOWN.values() for l in labels), *(l for l in measured if find_artifact(l))]
 
 def walkthroughs(
     every: bool = True,   # else only those in SHOWN
