@@ -70,8 +70,8 @@ def test_the_same_losses_gradients_and_statistics(one, two, merge, it):
     for net in ("E_a", "E_s", "G", "D"):   # of the first step; a sign of |x| that rounding turns over counts more than rounding
         g, h = (torch.cat([v.flatten() for k, v in side["grads"].items() if k.startswith(net + ".")]) for side in (a, b))
         assert (g - h).norm() < 1e-3 * g.norm(), net
-    for k, v in a["weights"].items():   # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding
-        bound = 4.1e-5 if k.split(".")[0] in ("E_s", "G", "D") else 1e-4 * max(1.0, float(v.abs().max()))
+    for k, v in a["weights"].items():   # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding: 1 in the first, up to √2 in the second, either way
+        bound = 4.9e-5 if k.split(".")[0] in ("E_s", "G", "D") else 1e-4 * max(1.0, float(v.abs().max()))
         assert (v.double() - b["weights"][k].double()).abs().max() <= bound, k
 
 

@@ -72,7 +72,8 @@ def test_sliders_and_menus_move_the_picture(model, people):
     s.reset.click()
     assert (s.t_a.value, s.t_s.value) == (0, 0) and s.picture.value == png_bytes(s.mixer.picture(1, 2, 0, 0), 64)
     s.i.value = 2; s.t_a.value = 1.0; s.t_s.value = 0.35
-    assert s.picture.value == png_bytes(s.mixer.picture(2, 2, 0, 0), 64), "one photo twice: the sliders change nothing"
+    still, moved = (np.asarray(Image.open(io.BytesIO(bytes(v)))).astype(int) for v in (s.picture.value, png_bytes(s.mixer.picture(2, 2, 0, 0), 64)))
+    assert np.abs(still - moved).max() <= 2, "one photo twice: the sliders change nothing but the rounding"
     s.t_a.value = 7.0
     assert s.t_a.value == 1.0, "beyond the end is the end"
 
