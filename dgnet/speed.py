@@ -159,7 +159,7 @@ def plot_evaluation(
 ) -> matplotlib.figure.Figure:
     "Seconds of a whole evaluation, by the package and by a loop over the queries."
     rows, sizes = bench.rows, list(dict.fromkeys(bench.rows["size"]))
-    fig, ax = plt.subplots(figsize=(6.5, 0.9 + 0.6 * len(sizes)))
+    fig, ax = plt.subplots(figsize=(6.5, 1.3 + 0.75 * len(sizes)))
     for k, method in enumerate(("package", "loop")):
         some = rows[rows.method == method]
         y = [sizes.index(s) + 0.38 * k for s in some["size"]]
