@@ -2,6 +2,7 @@
 import csv
 
 import pytest
+import together
 import torch
 
 SIZE = dict(n_iter=8, warm_up=0.25, ramp=0.25, code_ramp=0.25, decay_at=(0.6, 0.9))   # the teacher enters at 2, rates fall at 5
@@ -9,11 +10,7 @@ SIZE = dict(n_iter=8, warm_up=0.25, ramp=0.25, code_ramp=0.25, decay_at=(0.6, 0.
 
 @pytest.fixture(scope="module")
 def photos():
-    "Six photos of each of eight people: noise with one colour per person."
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(8).repeat_interleave(6)
-    colour = torch.randint(40, 216, (8, 3, 1, 1), generator=g)[labels]
-    return (colour + torch.randint(-40, 40, (48, 3, 64, 32), generator=g)).to(torch.uint8), labels
+    return together.photos()
 
 
 def config(**changes):
