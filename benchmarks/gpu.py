@@ -34,7 +34,8 @@ HERE = ROOT / "local" / "gpu"          # status, logs, junit files
 STAGES = ("tests", "runs", "market", "bench", "suite")
 LABELS = ("fig1", "table2", "table3", "fig4", "fig5", "fig6", "table1_", "fig8")   # the most telling first
 WORLDS = ("market", "duke", "msmt17")
-BENCHES = {"steps": ("--merge", "on", "--compile", "off"), "steps compiled": ("--merge", "on", "--compile", "on"), "throughput": (), "evaluation": (), "profile_step": ()}
+BENCHES = {"steps": ("--merge", "on", "--compile", "off"), "steps compiled": ("--merge", "on", "--compile", "on", "--plain", "off"), "steps graphs": ("--merge", "on", "--compile", "graphs", "--plain", "off"),
+           "throughput": (), "evaluation": (), "profile_step": ()}
 FILES, MIB = 8, 2**20                  # that come home, and of at most 16 MiB each
 NEEDED = ("jaxtyping", "beartype", "safetensors", "filelock", "papermill", "nbformat", "ipykernel", "tabulate", "torchmetrics", "torch_fidelity", "pandas", "seaborn", "pytest", "hypothesis")
 WANTED = ("papermill", "ipykernel", "ipywidgets", "nbdev", "execnb", "ghapi", "fastcore", "torch-fidelity", "beartype", "jaxtyping", "tabulate", "filelock", "safetensors", "tqdm",

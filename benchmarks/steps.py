@@ -1,10 +1,11 @@
 """One training step: time, peak memory, arithmetic, bytes, and the share of the machine's peak that it reaches.
 
 Per size (the paper's networks at 256x128 with K = 751; tier mini; tier smoke), batch, phase (first: before the warm-up ends; full: all losses on),
-precision, and with E_a's passes merged or not; on a GPU also compiled. Random photos and a teacher of random weights: the arithmetic is that of a
+precision, and with E_a's passes merged or not; on a GPU also compiled, and as CUDA graphs; and beside them the same step written plainly (plain.py). Random photos and a teacher of random weights: the arithmetic is that of a
 real run. The coin of D11 is not tossed but alternated, so that its two kinds of step weigh the same every time; a time is the mean of the two medians."""
 import argparse
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 from common import benchmark, counting, growth, growth_table, memory, options, positive, ratios, statistics, timed, usage
@@ -31,16 +32,23 @@ class Training:
         from dgnet.teacher import make_teacher
         from dgnet.train import TrainState
         self.cfg, self.device = config(case), torch.device(case["device"])
-        if self.device.type == "cpu": keep_freed_memory()   # as `fit` does
+        if self.device.type == "cpu" and not case.get("plain"): keep_freed_memory()   # as `fit` does
         torch.manual_seed(0)
         self.images = torch.randint(0, 256, (256, 3, self.cfg.height, self.cfg.width), dtype=torch.uint8)
         self.labels = torch.arange(64).repeat_interleave(4)
         self.state = TrainState(self.cfg, K, self.labels, device=self.device)
         self.teacher = make_teacher(self.cfg, K).to(self.device, memory_format=torch.channels_last).train(self.cfg.teacher_train)
+        for net in (self.state.model, self.teacher) if case.get("plain") else (): net.to(memory_format=torch.contiguous_format)
         # the middle of what comes before the warm-up's end, and of what comes after the ramps until the rates fall
         low, high = (0.0, self.cfg.warm_up) if case["phase"] == "first" else (self.cfg.warm_up + max(self.cfg.ramp, self.cfg.code_ramp), self.cfg.decay_at[0])
         self.it = int((low + high) / 2 * self.cfg.n_iter)
         self.coins = [replace(self.cfg, encoder_again=p) for p in (0.0, 1.0)]
+
+    def compile(self, how: bool | str) -> None:
+        "From here on as `Config.compile` says."
+        from dgnet.train import compile_networks
+        compile_networks(self.state.model, how)
+        self.coins = [replace(c, compile=how) for c in self.coins]
 
     def step(self, k: int) -> dict:
         "One step, always of the same iteration; the encoders' coin falls on its other side every time."
@@ -88,14 +96,18 @@ class Training:
 
 def measure(case: dict) -> dict:
     "Times, memory, arithmetic and bytes of one kind of step."
-    run = Training(case)
+    from plain import plain
+    with plain() if case["plain"] else nullcontext(): return measured(case, Training(case))
+
+
+def measured(case: dict, run: Training) -> dict:
+    "`measure`, of this training."
     gpu, n, counts = case["device"] == "cuda", 2 * -(-case["repeat"] // 2), []
     must = (run.must(False) + run.must(True)) / 2
     for k in range(2):   # the first two steps are counted, and warm up
         with counting() as c: losses = run.step(k)
         counts.append(c)
-    if case["compile"]:
-        for net in (run.state.model.E_a, run.state.model.E_s, run.state.model.G, run.state.model.D, run.teacher): net.compile()
+    run.compile(case["compile"])
     for k in range(2, case["warm_up"]): run.step(k)
     before = usage()
     times = timed(run.step, n, case["device"])
@@ -108,7 +120,7 @@ def measure(case: dict) -> dict:
     flop, heavy, light = (sum(getattr(c, k) for c in counts) / 2 for k in ("flop", "heavy", "light"))
     cfg = run.cfg
     return {"size": case["size"], "image": f"{cfg.height}x{cfg.width}", "batch": cfg.batch, "phase": case["phase"], "precision": cfg.precision, "merge": cfg.merge_passes,
-            "compile": case["compile"], "recipe": case["recipe"], "set": case["set"], "n_ids": K, "n": n, "warm_up": max(2, case["warm_up"]), **mean,
+            "compile": case["compile"], "plain": case["plain"], "how": "plain" if case["plain"] else cfg.precision, "recipe": case["recipe"], "set": case["set"], "n_ids": K, "n": n, "warm_up": max(2, case["warm_up"]), **mean,
             "spread": max(h["spread"] for h in halves), "coin_ms": [h["median_ms"] for h in halves], "total_s": sum(times), "it_per_s": n / sum(times),
             "per_pair_ms": mean["median_ms"] / cfg.batch, "cpu_ms": 1e3 * used["cpu"], "system_share": used["system"] / used["cpu"], "page_faults": used["faults"], "losses": sorted(losses), "gflop": flop / 1e9, "must_gflop": must / 1e9, "heavy_gb": heavy / 1e9, "light_gb": light / 1e9,
             "gflop_s": flop / 1e6 / mean["median_ms"], "peak_mib": memory(case["device"])["peak"],
@@ -125,7 +137,7 @@ def cases(a: argparse.Namespace, device: str) -> list:
     gpu = device == "cuda"
     if a.quick: a.sizes, a.precisions, a.merge = a.sizes or ["smoke"], a.precisions or ["float32"], a.merge or "on"
     sizes, precisions = a.sizes or (["paper"] if gpu else ["paper", "mini"]), a.precisions or ["float32", "bfloat16"]
-    compiled = {"on": [True], "off": [False], "both": [False, True]}[a.compile or ("both" if gpu and not a.quick else "off")]
+    compiled = {"on": [True], "off": [False], "both": [False, True], "graphs": ["reduce-overhead"], "all": [False, True, "reduce-overhead"]}[a.compile or ("all" if gpu and not a.quick else "off")]
     found = []
     for size in sizes:
         small = size != "paper"
@@ -137,7 +149,10 @@ def cases(a: argparse.Namespace, device: str) -> list:
             for p in precisions:
                 found += [dict(size=size, phase=phase, precision=p, merge=m, compile=c, batch=b, recipe=a.recipe, repeat=repeat, warm_up=warm_up, set=dict(a.set))
                           for b in batches for c in compiled for m in merges if enough(b in (a.batch or batches[:1]), c, m or len(merges) == 1)]
-    return found
+        if a.plain == "on" or not a.plain and not a.quick:
+            found += [dict(size=size, phase=phase, precision="float32", merge=merges[0], compile=False, batch=batches[0], recipe=a.recipe, repeat=max(2, repeat // 2), warm_up=warm_up, set=dict(a.set), plain=True)
+                      for phase in a.phases]
+    return [{"plain": False, **c} for c in found]
 
 
 def value(text: str) -> tuple:
@@ -156,25 +171,28 @@ def finish(rows: list, peak: dict) -> dict:
         r["of_peak"] = r["gflop_s"] / r["peak_gflop_s"]
         # no step can take less than its arithmetic at the measured peak and the other operations' bytes at the measured copy rate
         r["floor_ms"] = r["gflop"] / r["peak_gflop_s"] * 1e3 + r["light_gb"] / peak["copy_gb_s"] * 1e3
-    same, grown = ("size", "batch", "phase", "merge", "compile"), growth(rows, "batch", ("size", "phase", "precision", "merge", "compile"))
-    found = ratios(rows, "precision", "float32", "bfloat16", same) + ratios(rows, "merge", False, True, ("size", "batch", "phase", "precision", "compile"))
-    found += ratios(rows, "compile", False, True, ("size", "batch", "phase", "precision", "merge")) + ratios(rows, "precision", "float32", "bfloat16", same, "peak_mib")
+    same, grown = ("size", "batch", "phase", "merge", "compile"), growth([r for r in rows if not r["plain"]], "batch", ("size", "phase", "precision", "merge", "compile"))
+    found = [r for of in ("median_ms", "peak_mib") for p in ("float32", "bfloat16") for r in ratios(rows, "how", "plain", p, same, of)]
+    found += ratios(rows, "how", "float32", "bfloat16", same) + ratios(rows, "merge", False, True, ("size", "batch", "phase", "how", "compile"))
+    found += [r for how in (True, "reduce-overhead") for r in ratios(rows, "compile", False, how, ("size", "batch", "phase", "how", "merge"))]
+    found += ratios(rows, "how", "float32", "bfloat16", same, "peak_mib")
     predicted = []
     for r in rows:
-        other = next((o for o in rows if o["phase"] == "full" and all(o[k] == r[k] for k in ("size", "batch", "precision", "merge", "compile"))), None)
+        other = next((o for o in rows if o["phase"] == "full" and all(o[k] == r[k] for k in ("size", "batch", "how", "merge", "compile"))), None)
         if r["phase"] != "first" or not other: continue
         ms = r["milestones"][0] * r["mean_ms"] + (1 - r["milestones"][0]) * other["mean_ms"]
-        predicted.append({k: r[k] for k in ("size", "batch", "precision", "merge", "compile")} | {"ms": ms, "hours_100k": ms * 1e5 / 3.6e6})
+        predicted.append({k: r[k] for k in ("size", "batch", "how", "merge", "compile")} | {"ms": ms, "hours_100k": ms * 1e5 / 3.6e6})
     device = "the GPU" if rows[0]["device_memory"] else "a CPU, with small counts: what a GPU needs is not in here, run the same command there"
     return {"ratios": found, "predicted": predicted, "growth": grown,
             "tables": growth_table(grown, "growth: time ~ batch ^ exponent") + [{"title": "100,000 iterations, predicted from the mean step of both phases", "rows": predicted,
-                        "columns": {"size": "size", "batch": "batch", "precision": "precision", "merge": "merged", "compile": "compiled", "ms": "ms/it", "hours_100k": "hours"}}],
-            "notes": [f"measured on {device}", "GFLOP: counted in the step, its backward passes and D's double one included; needed: what the losses cannot do without.",
+                        "columns": {"size": "size", "batch": "batch", "how": "precision", "merge": "merged", "compile": "compiled", "ms": "ms/it", "hours_100k": "hours"}}],
+            "notes": ["plain: float32, the usual layout, an operation for each norm, activation, doubling and padding, deep copies in place of frozen networks; see plain.py",
+                      f"measured on {device}", "GFLOP: counted in the step, its backward passes and D's double one included; needed: what the losses cannot do without.",
                       "floor: the counted arithmetic at the measured peak, then all other operations' bytes at the measured copy rate; caches and fusion can go below its second part.",
                       "CPU ms: processor time of a step, over all threads; system: the operating system's share of it, nearly all of it zeroing fresh memory."]}
 
 
-COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase", "precision": "precision", "merge": "merged", "compile": "compiled", "median_ms": "ms", "min_ms": "least",
+COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase", "how": "precision", "merge": "merged", "compile": "compiled", "median_ms": "ms", "min_ms": "least",
            "spread": "spread", "per_pair_ms": "ms/pair", "cpu_ms": "CPU ms", "system_share": "system", "it_per_s": "it/s", "gflop": "GFLOP", "must_gflop": "needed", "light_gb": "GB light", "floor_ms": "floor ms", "gflop_s": "GFLOP/s", "of_peak": "of peak",
            "peak_mib": "peak MiB"}
 
@@ -185,7 +203,8 @@ def main() -> int:
     p.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"))
     p.add_argument("--merge", choices=("on", "off", "both"), help="one batch through E_a instead of several; default: both at the paper's size, on elsewhere")
-    p.add_argument("--compile", choices=("on", "off", "both"), help="torch.compile of every network; default: both on a GPU, off on a CPU")
+    p.add_argument("--compile", choices=("on", "off", "both", "graphs", "all"), help="torch.compile of E_a, E_s and G; graphs: the mode of it that replays CUDA graphs; default: all on a GPU, off on a CPU")
+    p.add_argument("--plain", choices=("on", "off"), help="the same step written plainly, once per size and phase; default: on, in a quick run off")
     p.add_argument("--recipe", choices=("official", "paper"), default="official")
     p.add_argument("--batch", type=positive, nargs="+", help="photos x_i in a step, and as many x_j; default at the paper's size: 4 on a CPU, 8 on a GPU, the tier's own elsewhere, and one or two more to see time and memory grow")
     p.add_argument("--warm-up", type=positive, help="steps before the timed ones")

@@ -103,7 +103,7 @@ class Config(LossConfig):
     bn_on_real: bool = False     # when training ends, E_a's batch norm statistics are taken anew from the training photos [not in the paper]
     merge_passes: bool = False   # one batch through E_a instead of several: faster, other batch statistics
     checkpointing: bool = False  # G's inner maps are computed again in the backward pass instead of being kept: the same numbers, less memory, more time
-    compile: bool = False        # torch.compile of the networks: the same numbers up to rounding; for GPUs
+    compile: bool | str = False  # torch.compile of E_a, E_s and G: the same numbers up to rounding; for GPUs. Or a mode of it: reduce-overhead replays CUDA graphs
     beta: float = 0.5            # β, weight of f_fine at test [0.5]
     beta_on: str = "query"       # D10: whose f_fine β weighs: query, or both sides [both]
     flip_test: bool = True       # D10: add the mirrored photo's features [False]
@@ -151,6 +151,7 @@ REAL: dict[str, dict[str, Any]] = {   # real sets are ten times larger than the 
 CHOICES: dict[str, tuple] = {
     "adv": ("lsgan", "log"), "soft_label": ("teacher", "pseudo", "lsro", "conditional", "two_label"), "precision": ("float32", "bfloat16", "auto"),
     "beta_on": ("query", "both"), "ea_block": ("bottleneck", "basic"), "ea_init": ("imagenet", "teacher", "random"), "method": ("dgnet", "lsgan", "pose"),
+    "compile": (False, True, "reduce-overhead", "max-autotune"),
 }
 SHARES = ("flip", "erasing", "drop_prim", "drop_fine", "encoder_again", "warm_up", "ramp", "code_ramp", "momentum", "teacher_erasing")   # from 0 to 1
 AT_LEAST: dict[str, int] = {   # whole numbers; all others from 0 on
@@ -164,7 +165,7 @@ def value_fault(
 ) -> str | None:
     "What the value of a field must be, in words, when it is not; else None."
     default = getattr(Config(), name)
-    if name in CHOICES: return None if value in CHOICES[name] else f"one of {', '.join(CHOICES[name])}"
+    if name in CHOICES: return None if value in CHOICES[name] else f"one of {', '.join(map(str, CHOICES[name]))}"
     if isinstance(default, bool): return None if isinstance(value, bool) else "true or false"
     if isinstance(default, (str, tuple)): return None if isinstance(value, type(default)) else "a word" if isinstance(default, str) else "several numbers"
     whole = isinstance(default, int)

@@ -82,7 +82,7 @@ def machine_text(
     return f"{where}, torch {m['torch']}, {bench.about['date'][:10]}; measured peak {rates} GFLOP/s, copy {p['copy_gb_s']:,.0f} GB/s"
 
 # %% ../nbs/24_speed.ipynb #ff2bb6d9
-COLOURS = {"float32": PALETTE["ours"], "bfloat16": PALETTE["paper"]}   # of the two precisions, everywhere
+COLOURS = {"float32": PALETTE["ours"], "bfloat16": PALETTE["paper"], "plain": PALETTE["baseline"]}   # of the two precisions, and of a step written plainly
 
 def _log_axis(ax, values: pd.Series) -> None:
     "A logarithmic axis with plain numbers, from a third of the smallest value to twice the largest."
@@ -105,25 +105,26 @@ def step_names(
 ) -> list[str]:
     "A name for each case: image size, phase, and what else distinguishes it."
     several = rows.groupby("size").batch.nunique() > 1
-    def name(r): return f"{r['size']}, {r['phase']}" + (f", batch {r['batch']}" if several[r["size"]] else "") + (", compiled" if r.get("compile") else "") + ("" if r["merge"] or not rows["merge"].any() else ", official passes")
+    def name(r): return f"{r['size']}, {r['phase']}" + (f", batch {r['batch']}" if several[r["size"]] else "") + {True: ", compiled", "reduce-overhead": ", CUDA graphs"}.get(r.get("compile"), "") + ("" if r["merge"] or not rows["merge"].any() else ", official passes")
     return [name(r) for r in rows.to_dict("records")]
 
 def plot_steps(
     bench: Bench,  # of `steps`
 ) -> matplotlib.figure.Figure:
-    "Time of a step with its floor, and peak memory; one bar per case."
+    "Time of a step with its floor, and peak memory; one bar per case, those of a step together."
     rows, names = bench.rows, step_names(bench.rows)
-    order, middle = list(dict.fromkeys(names)), 0.19 * (rows.precision.nunique() - 1)
-    fig, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.42 * len(order)), sharey=True)
-    for k, (p, some) in enumerate(rows.groupby("precision", sort=False)):
-        y = [order.index(names[i]) + 0.38 * k for i in some.index]
-        axes[0].barh(y, some.median_ms, 0.36, color=COLOURS[p], label=p)
-        axes[0].plot(some.floor_ms, y, "|", color=PALETTE["ink"], markersize=11, label="floor" if k == 0 else None)
-        axes[1].barh(y, some.peak_mib / 1024, 0.36, color=COLOURS[p])
-    _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1)); axes[0].set_xlim(right=rows.median_ms.max() * 1.5); axes[0].set(xlabel="ms per step", yticks=[v + middle for v in range(len(order))], yticklabels=order)
+    order, high = list(dict.fromkeys(names)), 0.8 / rows.how.nunique()
+    fig, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.46 * len(order)), sharey=True)
+    beside = {n: list(dict.fromkeys(rows.how[[m == n for m in names]])) for n in order}   # what a step was measured as
+    for how, some in rows.groupby("how", sort=False):
+        y = [order.index(names[i]) + high * (beside[names[i]].index(how) - (len(beside[names[i]]) - 1) / 2) for i in some.index]
+        axes[0].barh(y, some.median_ms, 0.94 * high, color=COLOURS[how], label=how)
+        axes[0].plot(some.floor_ms, y, "|", color=PALETTE["ink"], markersize=25 * high, label="floor" if how == rows.how[0] else None)
+        axes[1].barh(y, some.peak_mib / 1024, 0.94 * high, color=COLOURS[how])
+    _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1)); axes[0].set_xlim(right=rows.median_ms.max() * 1.5); axes[0].set(xlabel="ms per step", yticks=range(len(order)), yticklabels=order)
     axes[1].set(xlabel="peak memory, GiB")
     axes[0].invert_yaxis()
-    return _framed(fig, bench, 3)
+    return _framed(fig, bench, 4)
 
 # %% ../nbs/24_speed.ipynb #6b0890f5
 def share_table(
@@ -223,7 +224,7 @@ def compare_precisions(
 ) -> pd.DataFrame:
     "A row for each precision and seed: rank-1 and mAP on the test people with both features, the teacher's mAP, the last reconstruction loss, seconds of training. Trains what is missing."
     rows = []
-    for precision in COLOURS:
+    for precision in ("float32", "bfloat16"):
         for seed in seeds:
             run = get_run(tier, dataset, precision=precision, seed=seed, report=report)
             r = rank(run.model.E_a, run.data.query, run.data.gallery, run.config)["both"]
@@ -241,7 +242,7 @@ def store_precisions(
     for ax, (what, label) in zip(axes, {"rank1": "rank-1", "mAP": "mAP", "img1": "last L^img1"}.items()):
         for k, (p, some) in enumerate(found.groupby("precision", sort=False)):
             ax.scatter([k] * len(some), some[what], color=COLOURS[p]); ax.hlines(some[what].mean(), k - 0.25, k + 0.25, color=COLOURS[p])
-        ax.set(title=label, xticks=range(2), xticklabels=list(COLOURS), xlim=(-0.6, 1.6))
+        ax.set(title=label, xticks=range(2), xticklabels=list(dict.fromkeys(found.precision)), xlim=(-0.6, 1.6))
     fig.tight_layout(); plt.close(fig)
     mean, spread = (getattr(found.groupby("precision").mAP, f)() for f in ("mean", "std"))
     claim = f"{dataset}, {found.seed.nunique()} seeds: mean mAP {100 * mean['bfloat16']:.1f} in bfloat16, {100 * mean['float32']:.1f} in float32; seeds of one precision scatter by {100 * spread.max():.1f} (standard deviation)."
@@ -250,7 +251,7 @@ def store_precisions(
 
 # %% ../nbs/24_speed.ipynb #f9e3909c
 PLOTS = {"steps": plot_steps, "profile_step": plot_shares, "evaluation": plot_evaluation, "throughput": plot_throughput}
-TABLES = {"steps": "size batch phase precision merge compile median_ms min_ms spread per_pair_ms cpu_ms gflop must_gflop floor_ms gflop_s of_peak peak_mib",
+TABLES = {"steps": "size batch phase how merge compile median_ms min_ms spread per_pair_ms cpu_ms gflop must_gflop floor_ms gflop_s of_peak peak_mib",
           "profile_step": "size phase precision convolutions norms optimisers", "evaluation": "size queries gallery method measured seconds cpu_s ms_per_query mAP peak_mib",
           "throughput": "work network precision image items median_ms spread images_s of_peak peak_mib"}
 WORDS = {"steps": "One training step: time, memory, arithmetic", "profile_step": "Where a training step's time goes", "evaluation": "An evaluation with both average precisions, by the package and by a loop over the queries",

@@ -27,7 +27,7 @@ from .core import from_uint8, keep_freed_memory, pick, resident, send, writing
 from .data import TripletSampler, augment, random_erasing
 from .discriminator import gradient_punishment
 from .losses import l_adv_d, l_adv_g, l_code, l_id, l_img, l_prim
-from .model import DGNet
+from .model import DGNet, compile_networks
 from .schedule import loss_weights, lr_scale
 from .structure import grey
 from .teacher import Clock, check_losses, check_weights, load_state, save_state, soft_label, stop_in_time, time_is_up
@@ -288,7 +288,7 @@ class TrainState:
             self.model.E_a.backbone.load_state_dict(start.state_dict()); self.model.E_a.init = "the teacher's backbone"
         self.model.to(device, memory_format=torch.channels_last).train()
         self.model.G.checkpointing = cfg.checkpointing
-        for net in (self.model.E_a, self.model.E_s, self.model.G, self.model.D) if cfg.compile else (): net.compile()
+        compile_networks(self.model, cfg.compile)
         self.optimisers = make_optimisers(self.model, cfg)
         self.sampler = TripletSampler(labels, cfg.batch, cfg.seed)
         self.rng = torch.Generator().manual_seed(cfg.seed)
@@ -347,6 +347,7 @@ def step(
     if cfg.offline != (store is not None): raise ValueError("a store of generated images and offline=True belong together")
     w = loss_weights(state.it, cfg)
     set_rates(opt, state.it, cfg)
+    if isinstance(cfg.compile, str): torch.compiler.cudagraph_mark_step_begin()   # what the graphs of the step before have written may be overwritten
     batch = batch_to(ours.share(draw_batch(images, labels, state.sampler, state.rng, cfg, state.device)), state.device)
     again = bool(torch.rand((), generator=state.rng) < cfg.encoder_again)
     losses_d = {}

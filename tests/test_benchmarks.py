@@ -1,4 +1,5 @@
 "Every benchmark runs at its tiny size and writes the JSON that it promises; bad arguments end in one line."
+import contextlib
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "benchmarks"
 SCRIPTS = ("steps", "profile_step", "evaluation", "throughput")
 PROMISED = {   # columns of the rows, beside what all have
-    "steps": {"size", "phase", "precision", "merge", "compile", "batch", "median_ms", "min_ms", "spread", "per_pair_ms", "cpu_ms", "system_share", "peak_mib", "gflop", "must_gflop", "light_gb", "floor_ms", "gflop_s", "of_peak", "losses"},
+    "steps": {"size", "phase", "precision", "merge", "compile", "plain", "how", "batch", "median_ms", "min_ms", "spread", "per_pair_ms", "cpu_ms", "system_share", "peak_mib", "gflop", "must_gflop", "light_gb", "floor_ms", "gflop_s", "of_peak", "losses"},
     "profile_step": {"size", "phase", "precision", "by_kind", "by_pass", "by_network", "by_operation", "by_shape", "copies", "convolutions", "optimisers"},
     "evaluation": {"size", "queries", "gallery", "method", "measured", "median_ms", "cpu_ms", "mAP", "peak_mib", "above_mib"},
     "throughput": {"work", "network", "items", "images_s", "median_ms", "spread", "peak_mib", "of_peak"},
@@ -107,12 +108,27 @@ def test_growth_is_the_slope():
 def test_steps_are_timed_at_several_batches(device):
     from argparse import Namespace
     cases = bench_module("steps").cases
-    def asked(**more): return cases(Namespace(**{**dict.fromkeys(("sizes", "precisions", "merge", "compile", "repeat", "warm_up", "batch")), "quick": False, "phases": ("first", "full"), "recipe": "official", "set": [], **more}), device)
+    def asked(**more): return cases(Namespace(**{**dict.fromkeys(("sizes", "precisions", "merge", "compile", "plain", "repeat", "warm_up", "batch")), "quick": False, "phases": ("first", "full"), "recipe": "official", "set": [], **more}), device)
     found = asked()
     for phase in ("first", "full"):
         for p in ("float32", "bfloat16"): assert len({c["batch"] for c in found if (c["size"], c["phase"], c["precision"], c["merge"], c["compile"]) == ("paper", phase, p, True, False)}) >= 2
     assert {c["batch"] for c in asked(batch=[3, 5])} == {3, 5} and len(asked(quick=True)) == 2
     assert len({json.dumps(c) for c in found}) == len(found), "no case twice"
+    assert {(c["size"], c["phase"], c["precision"]) for c in found if c["plain"]} == {(s, phase, "float32") for s in {c["size"] for c in found} for phase in ("first", "full")}
+
+
+@pytest.mark.parametrize("phase", ["first", "full"])
+def test_the_plain_step_computes_the_same(phase):
+    "Losses of three steps, which follow from two updates of all weights; so the gradients are the same too."
+    steps, plain = bench_module("steps"), bench_module("plain")
+    case = dict(size="smoke", phase=phase, precision="float32", merge=False, batch=None, recipe="official", set={"drop_prim": 0.0, "drop_fine": 0.0}, device="cpu")
+    def course(context, **more):
+        with context():
+            run = steps.Training(case | more)
+            return [{k: v.item() for k, v in run.step(k).items()} for k in range(3)]
+    ours, theirs = course(contextlib.nullcontext), course(plain.plain, plain=True)
+    for a, b in zip(ours, theirs): assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+    assert ours[0] != ours[2], "the networks have learnt"
 
 
 def test_growth_is_written_and_printed(quick):
