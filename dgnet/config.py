@@ -102,7 +102,7 @@ class Config(LossConfig):
     precision: str = "float32"   # float32 or bfloat16; auto: bfloat16 where the machine is faster with it
     bn_on_real: bool = False     # when training ends, E_a's batch norm statistics are taken anew from the training photos [not in the paper]
     merge_passes: bool = False   # one batch through E_a instead of several: faster, other batch statistics
-    checkpointing: bool = False  # G's inner maps are computed again in the backward pass instead of being kept: the same numbers, less memory, more time
+    checkpointing: bool | str = False  # less memory, the same numbers up to rounding. losses: groups of losses go backward one by one; True: and G's inner maps are computed again, which takes time
     compile: bool | str = False  # torch.compile of E_a, E_s and G: the same numbers up to rounding; for GPUs. Or a mode of it: reduce-overhead replays CUDA graphs
     beta: float = 0.5            # β, weight of f_fine at test [0.5]
     beta_on: str = "query"       # D10: whose f_fine β weighs: query, or both sides [both]
@@ -134,8 +134,8 @@ TIERS: dict[str, dict[str, Any]] = {
                  teacher_train=False, fine_ramped=False, alpha=0.0, code1_live=True, lam_code1=5.0, code_ramped=False, lam_cyc=0.0,
                  merge_passes=True, bn_on_real=True, lr_id=0.01, head_lr=5.0, lr_gen=2e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_batch=32, teacher_gate=0.25, rival_iter=800),
     "full": dict(people=700, shots=12, test_people=500, val_people=100, merge_passes=True, bn_on_real=True, n_iter=6_000, batch=16, precision="bfloat16", ea_init="teacher",
-                 teacher_iter=3_000, rival_iter=6_000, lr_gen=2e-4, lr_id=0.005, decay_gen=5e-4),
-    "paper": dict(precision="bfloat16", teacher_iter=25_000),
+                 checkpointing="losses", teacher_iter=3_000, rival_iter=6_000, lr_gen=2e-4, lr_id=0.005, decay_gen=5e-4),
+    "paper": dict(precision="bfloat16", checkpointing="losses", teacher_iter=25_000),
 }
 
 # %% ../nbs/01_config.ipynb #8de327f0
@@ -151,7 +151,7 @@ REAL: dict[str, dict[str, Any]] = {   # real sets are ten times larger than the 
 CHOICES: dict[str, tuple] = {
     "adv": ("lsgan", "log"), "soft_label": ("teacher", "pseudo", "lsro", "conditional", "two_label"), "precision": ("float32", "bfloat16", "auto"),
     "beta_on": ("query", "both"), "ea_block": ("bottleneck", "basic"), "ea_init": ("imagenet", "teacher", "random"), "method": ("dgnet", "lsgan", "pose"),
-    "compile": (False, True, "reduce-overhead", "max-autotune"),
+    "compile": (False, True, "reduce-overhead", "max-autotune"), "checkpointing": (False, True, "losses"),
 }
 SHARES = ("flip", "erasing", "drop_prim", "drop_fine", "encoder_again", "warm_up", "ramp", "code_ramp", "momentum", "teacher_erasing")   # from 0 to 1
 AT_LEAST: dict[str, int] = {   # whole numbers; all others from 0 on

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'LOG_COLUMNS', 'Batch', 'swap', 'draw_batch', 'batch_to', 'frozen', 'read', 'Decoded', 'decode_batch',
-           'd_step', 'identity_losses', 'image_losses', 'code_losses', 'Fed', 'feed_losses', 'draw_fed', 'g_step',
-           'Optimisers', 'make_optimisers', 'Alone', 'TrainState', 'set_rates', 'descend', 'step', 'write_log',
-           'trim_log', 'fit', 'refresh_batch_norm']
+           'd_step', 'identity_losses', 'image_losses', 'code_losses', 'Fed', 'feed_losses', 'draw_fed', 'loss_groups',
+           'g_step', 'Optimisers', 'make_optimisers', 'Alone', 'TrainState', 'set_rates', 'descend', 'step',
+           'write_log', 'trim_log', 'fit', 'refresh_batch_norm']
 
 # %% ../nbs/15_train.ipynb #a63c227e
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -215,7 +215,7 @@ def draw_fed(
     return Fed(from_uint8(x_ij).to(memory_format=torch.channels_last), y_i, y_j)
 
 # %% ../nbs/15_train.ipynb #45045014
-def g_step(
+def loss_groups(
     model: DGNet,
     teacher: nn.Module,
     batch: Batch,
@@ -223,13 +223,19 @@ def g_step(
     w: dict[str, float],   # this iteration's weights
     again: bool,           # this iteration's coin
     cfg: Config,
-) -> dict[str, Float[Tensor, ""]]:
-    "Every loss but D's whose weight is not 0, both directions summed; the total is `sum(w[k] * v for k, v in losses.items())`."
+) -> Iterator[dict[str, Float[Tensor, ""]]]:
+    "Every loss but D's whose weight is not 0, both directions summed, in groups that share no graph: each can go backward before the next is computed."
+    yield identity_losses(model, batch, cfg)
     losses, seen = image_losses(model, batch, made, cfg)
-    losses |= identity_losses(model, batch, cfg)
     if w["code1"] or w["code2"] or w["cyc"]: losses |= code_losses(model, batch, made, seen, again, cfg)
-    if w["prim"] or w["fine"]: losses |= feed_losses(model, teacher, Fed(made.x_swap.detach(), batch.y, swap(batch.y)), cfg)
-    return losses
+    yield losses
+    if w["prim"] or w["fine"]: yield feed_losses(model, teacher, Fed(made.x_swap.detach(), batch.y, swap(batch.y)), cfg)
+
+def g_step(
+    *given,   # as for `loss_groups`
+) -> dict[str, Float[Tensor, ""]]:
+    "All of `loss_groups` together; the total is `sum(w[k] * v for k, v in losses.items())`."
+    return {k: v for group in loss_groups(*given) for k, v in group.items()}
 
 # %% ../nbs/15_train.ipynb #f3d69c09
 class Optimisers(NamedTuple):
@@ -287,7 +293,7 @@ class TrainState:
             if start is None: raise ValueError("ea_init='teacher' needs the teacher's backbone; give `start`")
             self.model.E_a.backbone.load_state_dict(start.state_dict()); self.model.E_a.init = "the teacher's backbone"
         self.model.to(device, memory_format=torch.channels_last).train()
-        self.model.G.checkpointing = cfg.checkpointing
+        self.model.G.checkpointing = cfg.checkpointing is True
         compile_networks(self.model, cfg.compile)
         self.optimisers = make_optimisers(self.model, cfg)
         self.sampler = TripletSampler(labels, cfg.batch, cfg.seed)
@@ -323,16 +329,20 @@ def set_rates(
         for group in o.param_groups: group["lr"] = cfg.lr_gen * scale
 
 def descend(
-    losses: dict[str, Float[Tensor, ""]],
+    losses: dict[str, Float[Tensor, ""]] | Iterator[dict[str, Float[Tensor, ""]]],   # or groups of them, one after the other
     w: dict[str, float] | None,          # None: all 1
     *optimisers: torch.optim.Optimizer,  # those who step
     processes: Alone = ALONE,            # whose gradients are averaged first
-) -> None:
-    "One step on the weighted total."
+) -> dict[str, Float[Tensor, ""]]:
+    "One step on the weighted total. Returns the losses, detached."
     for o in optimisers: o.zero_grad(set_to_none=True)
-    sum((w[k] if w else 1.0) * v for k, v in losses.items()).backward()
+    found = {}
+    for group in [losses] if isinstance(losses, dict) else losses:
+        sum((w[k] if w else 1.0) * v for k, v in group.items()).backward()
+        found |= {k: v.detach() for k, v in group.items()}
     processes.average(optimisers)
     for o in optimisers: o.step()
+    return found
 
 # %% ../nbs/15_train.ipynb #adc9eb90
 def step(
@@ -355,14 +365,14 @@ def step(
         if cfg.generate and not cfg.offline:
             made = decode_batch(model, batch, cfg)
             losses_d = d_step(model, batch, made, cfg)
-            descend(losses_d, None, opt.dis, processes=ours)
-            losses = g_step(model, teacher, batch, made, w, again, cfg)
+            losses_d = descend(losses_d, None, opt.dis, processes=ours)
+            losses = (loss_groups if cfg.checkpointing else g_step)(model, teacher, batch, made, w, again, cfg)
         else:
             losses = identity_losses(model, batch, cfg)
             if store and (w["prim"] or w["fine"]): losses |= feed_losses(model, teacher, ours.share(draw_fed(store, 2 * cfg.batch, state.rng, state.device)), cfg)
-        descend(losses, w, opt.id, *([opt.gen] if losses_d else []), processes=ours)
+        losses = descend(losses, w, opt.id, *([opt.gen] if losses_d else []), processes=ours)
     state.it += 1
-    return {k: v.detach() for k, v in (losses | losses_d).items()}
+    return losses | losses_d
 
 # %% ../nbs/15_train.ipynb #142878b9
 LOG_COLUMNS = ("it", "seconds", "img1", "img2", "id_s", "id_s_fine", "adv", "id_c", "code1", "code2", "cyc", "prim", "fine", "d", "d_penalty")

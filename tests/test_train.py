@@ -239,3 +239,20 @@ def test_an_empty_or_torn_log_is_repaired(tmp_path):
     write_log(path, {"it": 2}); path.write_text(path.read_text() + "x")
     trim_log(path, 1)
     assert [row["it"] for row in log_of(tmp_path)] == ["1"]
+
+
+@pytest.mark.parametrize("how", ["losses", True])
+@pytest.mark.parametrize("recipe", ["official", "paper"])
+def test_groups_of_losses_give_the_gradients_of_their_sum(photos, recipe, how):
+    "What saves memory changes no gradient by more than the order of a sum, with all losses on."
+    from dgnet.train import step
+    found = []
+    for checkpointing in (False, how):
+        cfg = config(recipe=recipe, checkpointing=checkpointing, warm_up=0.0, ramp=0.0, code_ramp=0.0, drop_prim=0.0, drop_fine=0.0)
+        teacher, state = a_teacher(cfg), start(cfg, photos)
+        state.it = cfg.n_iter - 1
+        losses = step(state, teacher, *photos)
+        found.append((losses, {k: p.grad for k, p in state.model.named_parameters()}))
+    (one, grads), (other, groups) = found
+    assert one.keys() == other.keys() and {"prim", "fine", "code2", "id_c"} < one.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
+    for k, g in grads.items(): assert (g - groups[k]).norm() <= 1e-5 * g.norm() and (recipe == "paper" or torch.equal(g, groups[k])), k
