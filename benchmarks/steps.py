@@ -37,6 +37,7 @@ class Training:
         self.images = torch.randint(0, 256, (256, 3, self.cfg.height, self.cfg.width), dtype=torch.uint8)
         self.labels = torch.arange(64).repeat_interleave(4)
         self.state = TrainState(self.cfg, K, self.labels, device=self.device)
+        torch.backends.cudnn.benchmark = not case.get("plain")
         self.teacher = make_teacher(self.cfg, K).to(self.device, memory_format=torch.channels_last).train(self.cfg.teacher_train)
         for net in (self.state.model, self.teacher) if case.get("plain") else (): net.to(memory_format=torch.contiguous_format)
         # the middle of what comes before the warm-up's end, and of what comes after the ramps until the rates fall

@@ -668,7 +668,8 @@ def reproduce(
     workers = workers or (1 if tier == "smoke" or default_device().type != "cpu" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     began, jobs = time.monotonic(), plan_runs(notebooks, tier, paths)
     at_once = f"{'one at a time' if workers == 1 else f'{workers} at a time, one thread each'}, on {device_name(default_device())}"
-    print(f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} notebooks to run, {at_once}", flush=True)
+    extra = walkthroughs(walk) if walk or tier == "mini" and notebooks and not (paths or only) else []
+    print(f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} notebooks{f' and {len(extra)} walk-throughs' if extra else ''} to run, {at_once}", flush=True)
     broken = train_all(jobs, tier, min(workers, len(jobs) or 1))
     failed, lost = list(broken.values()), {(j.dataset, short_hash(j.changes)) for j in jobs if run_key(j.config) in broken}
     def execute(n: Recipe) -> None:
@@ -677,8 +678,7 @@ def reproduce(
         else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
         print(f"{n.stem:28s} {said}", flush=True)
-    shown = tier == "mini" and not (paths or only or broken) and bool(notebooks)
-    side_by_side(notebooks + (walkthroughs(walk) if walk or shown else []), workers, execute)
+    side_by_side(notebooks + (extra if walk or not broken else []), workers, execute)
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
         print(f"report: {write_report(FIGURES / 'report.html', all_labels()).relative_to(ROOT)}")

@@ -285,8 +285,8 @@ class TrainState:
         device: torch.device = torch.device("cpu"),
         processes: Alone = ALONE,     # who shares the work; no part of what is saved
     ):
-        processes.check(cfg)
-        torch.manual_seed(cfg.seed)
+        processes.check(cfg); torch.manual_seed(cfg.seed)
+        torch.backends.cudnn.benchmark = True   # on a GPU: the shapes of a run stay the same, so its fastest kernels are looked for once
         self.cfg, self.device, self.processes, self.it, self.seconds = cfg, device, processes, 0, 0.0
         self.model = DGNet(cfg, n_ids)
         if cfg.ea_init == "teacher":
