@@ -122,8 +122,8 @@ def plot_steps(
         axes[0].plot(some.floor_ms, y, "|", color=PALETTE["ink"], markersize=25 * high, label="floor" if how == rows.how[0] else None)
         axes[1].barh(y, some.peak_mib / 1024, 0.94 * high, color=COLOURS[how])
     _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1)); axes[0].set_xlim(right=rows.median_ms.max() * 1.5); axes[0].set(xlabel="ms per step", yticks=range(len(order)), yticklabels=order)
-    axes[1].set(xlabel="peak memory, GiB")
-    axes[0].invert_yaxis()
+    if rows.median_ms.max() > 30 * rows.median_ms.min(): axes[0].xaxis.set_minor_formatter(lambda x, _: "")   # no room
+    axes[1].set(xlabel="peak memory, GiB"); axes[0].invert_yaxis()
     return _framed(fig, bench, 4)
 
 # %% ../nbs/24_speed.ipynb #6b0890f5

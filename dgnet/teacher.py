@@ -75,7 +75,9 @@ def load_state(
     path: Path | None,
 ) -> bool:
     "Go on from a checkpoint, if there is one. Raises ValueError naming a file that cannot be read or that belongs to something else."
-    if not path or not path.exists(): return False
+    if not path: return False
+    for half in path.parent.glob(f"{path.name}.*.tmp"): half.unlink(missing_ok=True)   # of a process that was killed while it wrote
+    if not path.exists(): return False
     try: saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: raise ValueError(f"{path}: not a readable checkpoint ({e}). Delete it to start this run again.") from e
     try: state.load_state_dict(saved)

@@ -134,7 +134,7 @@ def losses_of_a_step(model, teacher, batch, learn):
     ours = {k: v.item() for k, v in losses.items()} | d
     ours |= {"total": total.item(), "d + d_penalty": ours["d"] + ours["d_penalty"], "prim + alpha fine": ours["prim"] + CFG.alpha * ours["fine"],
              "id_s + fine head's share": ours["id_s"] + w["id_s_fine"] * ours["id_s_fine"]}
-    loss_pid = sum(seen["l_id"][2])                     # l_id's calls: id_c, photo, positive, photo by the fine head, fine
+    loss_pid = sum(seen["l_id"][1])                     # l_id's calls: photo, positive, photo by the fine head, id_c, fine
     single = {names[0]: ours[k] for k, names in SUMS.items() if len(names) == 1}
     return made, ours, directions(seen) | single | {"loss_id": ours["id_s + fine head's share"] - loss_pid, "loss_pid": loss_pid}
 

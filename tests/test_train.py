@@ -98,6 +98,12 @@ def test_a_checkpoint_of_another_config_is_refused(photos, tmp_path):
     assert "state.pt" in str(e.value), "the message names the file"
 
 
+def test_half_a_file_of_a_killed_process_is_cleared_away(photos, tmp_path):
+    (tmp_path / "state.pt.4711.tmp").write_bytes(b"half a file")
+    train(config(n_iter=2, warm_up=0.5), photos, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"state.pt", "log.csv"}
+
+
 def test_a_damaged_checkpoint_is_refused_with_the_remedy(photos, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="state.pt.*Delete it"): train(config(), photos, tmp_path)
