@@ -151,7 +151,7 @@ def cases(a: argparse.Namespace, device: str) -> list:
                 found += [dict(size=size, phase=phase, precision=p, merge=m, compile=c, batch=b, recipe=a.recipe, repeat=repeat, warm_up=warm_up, set=dict(a.set))
                           for b in batches for c in compiled for m in merges if enough(b in (a.batch or batches[:1]), c, m or len(merges) == 1)]
         if a.plain == "on" or not a.plain and not a.quick:
-            found += [dict(size=size, phase=phase, precision="float32", merge=merges[0], compile=False, batch=batches[0], recipe=a.recipe, repeat=max(2, repeat // 2), warm_up=warm_up, set=dict(a.set), plain=True)
+            found += [dict(size=size, phase=phase, precision="float32", merge=merges[0], compile=False, batch=batches[0], recipe=a.recipe, repeat=max(2, repeat // 2), warm_up=warm_up, set={"checkpointing": False, **dict(a.set)}, plain=True)
                       for phase in a.phases]
     return [{"plain": False, **c} for c in found]
 
