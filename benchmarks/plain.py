@@ -1,5 +1,6 @@
 """A training step as one would write it down first, for `steps.py` to compare the package's with: float32, maps in the usual order of numbers, every norm, activation,
-doubling and padding an operation of its own, and an encoder that must not learn as a deep copy that takes gradients nobody reads. Losses and gradients are the same.
+doubling and padding an operation of its own, and an encoder that must not learn as a deep copy that takes gradients nobody reads;
+on a CPU freed memory goes back to the system, as it does unless asked (`core.keep_freed_memory`). Losses and gradients are the same.
 
 It follows what is known of the official code's habits, but it is this package's own: how fast the official code is, only the official code can say."""
 import copy

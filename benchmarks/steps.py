@@ -37,7 +37,6 @@ class Training:
         self.images = torch.randint(0, 256, (256, 3, self.cfg.height, self.cfg.width), dtype=torch.uint8)
         self.labels = torch.arange(64).repeat_interleave(4)
         self.state = TrainState(self.cfg, K, self.labels, device=self.device)
-        torch.backends.cudnn.benchmark = not case.get("plain")
         self.teacher = make_teacher(self.cfg, K).to(self.device, memory_format=torch.channels_last).train(self.cfg.teacher_train)
         for net in (self.state.model, self.teacher) if case.get("plain") else (): net.to(memory_format=torch.contiguous_format)
         # the middle of what comes before the warm-up's end, and of what comes after the ramps until the rates fall
@@ -187,7 +186,7 @@ def finish(rows: list, peak: dict) -> dict:
     return {"ratios": found, "predicted": predicted, "growth": grown,
             "tables": growth_table(grown, "growth: time ~ batch ^ exponent") + [{"title": "100,000 iterations, predicted from the mean step of both phases", "rows": predicted,
                         "columns": {"size": "size", "batch": "batch", "how": "precision", "merge": "merged", "compile": "compiled", "ms": "ms/it", "hours_100k": "hours"}}],
-            "notes": ["plain: float32, the usual layout, an operation for each norm, activation, doubling and padding, deep copies in place of frozen networks; see plain.py",
+            "notes": ["plain: float32, the usual layout, an operation for each norm, activation, doubling and padding, deep copies in place of frozen networks, freed memory given back; see plain.py",
                       f"measured on {device}", "GFLOP: counted in the step, its backward passes and D's double one included; needed: what the losses cannot do without.",
                       "floor: the counted arithmetic at the measured peak, then all other operations' bytes at the measured copy rate; caches and fusion can go below its second part.",
                       "CPU ms: processor time of a step, over all threads; system: the operating system's share of it, nearly all of it zeroing fresh memory."]}

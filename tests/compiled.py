@@ -1,6 +1,5 @@
 """Training in float32, and with changes such as torch.compile, for test_device.py: `python compiled.py DEVICE STEPS BACKEND CHANGES`; prints the losses of both as JSON.
 In a process of its own, since the checks of shapes and types that tests run under cannot be traced."""
-import functools
 import json
 import sys
 
