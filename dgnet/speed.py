@@ -168,7 +168,7 @@ def plot_evaluation(
         for at, r in zip(y, some.to_dict("records")):
             ax.text(r["seconds"], at, f" {r['seconds']:.3g} s" + ("" if r["measured"] == r["queries"] else f", from {r['measured']} queries") + f", {r['peak_mib'] / 1024:.1f} GiB", va="center", fontsize=7)
     names = [f"{s}\n{r.queries:,} × {r.gallery:,}\n{v:.1f} times" for s, v in zip(sizes, bench.ratios.value[bench.ratios.of == "whole time"]) for r in [rows[rows["size"] == s].iloc[0]]]
-    _log_axis(ax, rows.seconds); ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names); ax.set_xlim(right=rows.seconds.max() * 20); ax.invert_yaxis()
+    _log_axis(ax, rows.seconds); ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names); ax.set_xlim(right=rows.seconds.max() * 60); ax.xaxis.set_minor_formatter(lambda x, _: ""); ax.invert_yaxis()
     return _framed(fig, bench, 2)
 
 # %% ../nbs/24_speed.ipynb #5d5a428e
