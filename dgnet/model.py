@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OFFICIAL_NAMES', 'OFFICIAL_KEYS', 'evaluating', 'DGNet', 'compile_networks', 'content_hash', 'save_model',
-           'config_from_dict', 'load_model', 'official_name', 'official_keys', 'official_state', 'OfficialFiles',
-           'save_official', 'official_files', 'load_official', 'save_official_teacher', 'load_official_teacher']
+           'config_from_dict', 'load_model', 'save_weights', 'load_weights', 'official_name', 'official_keys',
+           'official_state', 'OfficialFiles', 'save_official', 'official_files', 'load_official',
+           'save_official_teacher', 'load_official_teacher']
 
 # %% ../nbs/09_model.ipynb #6823c7f5
 import hashlib
@@ -83,9 +84,17 @@ class DGNet(nn.Module):
         "Every appearance on every structure; eval mode, no gradient."
         with evaluating(self): return self.G.grid(self.encode_appearance(x_i), self.encode_structure(x_j))
 
-    def save(self, path: str | Path, **metadata) -> Path:
+    def generator_state(self) -> dict[str, Tensor]:
+        "The weights of E_s, G and D, which know no names: any training set can start from them."
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("E_a.")}
+
+    def load_generator(self, tensors: dict[str, Tensor]) -> None:
+        "Take over E_s, G and D. Raises RuntimeError when a name or shape differs."
+        self.load_state_dict({k: v for k, v in self.state_dict().items() if k.startswith("E_a.")} | tensors)
+
+    def save(self, path: str | Path, dtype: torch.dtype | None = None, **metadata) -> Path:
         "Write the weights with everything needed to rebuild the network; see `save_model`."
-        return save_model(self, path, **metadata)
+        return save_model(self, path, dtype, **metadata)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "DGNet":
@@ -116,13 +125,14 @@ def content_hash(
 def save_model(
     model: DGNet,       # any mode, any device
     path: str | Path,   # usually ends in .safetensors
+    dtype: torch.dtype | None = None,  # of the weights in the file: float16 halves it; None: as they are
     **metadata,         # anything JSON can hold: iteration, dataset, a note
 ) -> Path:
     "Write the model as safetensors, with config, classes, metrics, version and a hash in its header; the file appears whole or not at all."
     if len(model.classes) not in (0, model.n_ids):
         raise ValueError(f"{len(model.classes)} names in `classes` for {model.n_ids} class scores: give one name for each, or none")
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in model.state_dict().items()}
     about = dict(format="dgnet-model", version=__version__, n_ids=model.n_ids, classes=model.classes, metrics=model.metrics,
                  config=asdict(model.cfg), init=model.E_a.init, sha256=content_hash(tensors), metadata=metadata)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -142,12 +152,12 @@ def config_from_dict(
     return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 # %% ../nbs/09_model.ipynb #15e1f11b
-def _read(path: Path) -> tuple[dict, dict]:
+def _read(path: Path, kind: str = "dgnet-model") -> tuple[dict, dict]:
     if path.is_file() and not os.access(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
     try:
         with safe_open(path, "pt") as f:
             about = json.loads((f.metadata() or {}).get("dgnet", "{}"))
-            return about, {k: f.get_tensor(k) for k in f.keys()} if about.get("format") == "dgnet-model" else {}
+            return about, {k: f.get_tensor(k) for k in f.keys()} if about.get("format") == kind else {}
     except FileNotFoundError: raise FileNotFoundError(f"{path}: no such file. Train one, or check the path") from None
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(f"{path}: not a readable safetensors file, perhaps cut short in a copy ({e}). Copy or save it again") from e
@@ -168,6 +178,31 @@ def load_model(
     model.classes, model.metrics = about.get("classes", []), about.get("metrics", {})   # older files have neither
     model.metadata, model.E_a.init = about["metadata"], about["init"]
     return model.to(device).eval()
+
+# %% ../nbs/09_model.ipynb #15e1f11c
+def save_weights(
+    net: nn.Module,     # a teacher, another generator: whatever its configuration can build again
+    path: Path,
+    dtype: torch.dtype | None = None,  # of the weights in the file: float16 halves it; None: as they are
+) -> Path:
+    "Write a state dict as safetensors, whole or not at all. Raises OSError naming the file."
+    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps({"format": "dgnet-weights", "version": __version__, "sha256": content_hash(tensors)})})
+        temporary.replace(path)
+    finally: temporary.unlink(missing_ok=True)
+    return path
+
+def load_weights(
+    net: nn.Module,   # changed in place
+    path: Path,       # written by `save_weights`
+) -> None:
+    "Read a state dict back. Raises FileNotFoundError, or ValueError naming the file when it is damaged or belongs to another network."
+    about, tensors = _read(path, "dgnet-weights")
+    if not tensors or content_hash(tensors) != about.get("sha256"): raise ValueError(f"{path}: not weights of dgnet, or damaged. Delete its folder, and the run is trained again")
+    try: net.load_state_dict(tensors)
+    except RuntimeError as e: raise ValueError(f"{path}: {str(e)[:200]}. Delete its folder, and the run is trained again") from None
 
 # %% ../nbs/09_model.ipynb #ed61d7ea
 _HEADS = {"1": "head_prim", "2": "head_fine", "": "head"}   # without a number: the teacher, whose network stands in E_a's place

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
            'RIVAL_STEP', 'WORKERS', 'SHOWN', 'is_real', 'for_all', 'asked_config', 'get_data', 'with_source', 'photos',
-           'rank', 'WeakTeacher', 'check_teacher', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'start_folder',
-           'fill_store', 'get_run', 'run_on', 'Rival', 'get_rival', 'unseen_swaps', 'Recipe', 'choose', 'work', 'Job',
-           'plan_one', 'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters', 'run_notebook', 'obtain',
-           'worker', 'call_worker', 'side_by_side', 'train_all', 'reproduce', 'all_labels', 'walkthroughs', 'stored',
-           'forecast', 'parse_paths', 'reproduce_cli', 'seven_people', 'swap_figure']
+           'rank', 'WeakTeacher', 'check_teacher', 'find_folder', 'teacher_folder', 'Teacher', 'get_teacher', 'Run',
+           'starts_from', 'start_folder', 'fill_store', 'Start', 'get_start', 'get_run', 'run_on', 'Rival', 'get_rival',
+           'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs', 'Progress', 'notebook_stamp',
+           'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side', 'train_all',
+           'reproduce', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli',
+           'seven_people', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
 import argparse
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,11 +35,11 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from .appearance import BaselineNet
-from .config import RUN_VERSION, Config, make_config, run_key
-from .core import FIGURES, LOCAL, ROOT, artifact_folder, default_device, device_name, find_artifact, normalise, short_hash, to_uint8, writing
+from .appearance import RENDERED, BaselineNet
+from .config import RUN_VERSION, Config, make_config, run_key, strangers_config, strangers_key
+from .core import FIGURES, LOCAL, ROOT, WEIGHTS, artifact_folder, default_device, device_name, find_artifact, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
-from .model import DGNet, config_from_dict
+from .model import DGNet, config_from_dict, load_weights, save_weights
 from .quality import SwapTruth, generate_all, random_pairs, swap_truth
 from .reid import ReidResult, embed, rank_metrics
 from .report import refresh_readme, write_report
@@ -65,7 +67,9 @@ def asked_config(tier: str = "mini", dataset: str = "market", recipe: str = "off
     return make_config(tier, dataset, recipe, real, **{**for_all(), **changes})
 
 @lru_cache(maxsize=8)
-def _loaded(dataset: str, path: str) -> ReidData: return load_dataset(dataset, path)
+def _loaded(dataset: str, path: str) -> ReidData:
+    if dataset != "strangers": return load_dataset(dataset, path)
+    return load_dataset("market", path)._replace(name=dataset)   # a rendered set alone has that name, and Market-1501's layout
 
 def get_data(
     cfg: Config,               # `dataset`, and the sizes of a synthetic world
@@ -76,7 +80,7 @@ def get_data(
     if path: return holdout(_loaded(cfg.dataset, str(path)), cfg.hold_out) if cfg.hold_out else _loaded(cfg.dataset, str(path))
     if cfg.dataset not in WORLDS: raise ValueError(f"there is no synthetic {cfg.dataset}; there are {', '.join(WORLDS)}. For real photos give --data {cfg.dataset}=FOLDER")
     sizes = dict(n_train_ids=cfg.people, n_test_ids=cfg.test_people, n_val_ids=cfg.val_people, images_per_id=cfg.shots, test_images_per_id=cfg.test_shots,
-                 height=cfg.height, width=cfg.width, seed=0)
+                 train_cameras=cfg.cameras, height=cfg.height, width=cfg.width, seed=0)
     folder = LOCAL / "data" / f"{cfg.dataset}-{short_hash({**sizes, 'version': RENDER_VERSION}, 8)}"
     return _loaded(cfg.dataset, str(write_domain(cfg.dataset, folder, **sizes, report=report)))
 
@@ -154,9 +158,16 @@ def _finish(folder: Path, about: dict) -> dict:
     with writing(folder / "done.json"): temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8"); temporary.replace(folder / "done.json")
     return about
 
+def find_folder(
+    name: str,   # of a run, a teacher
+) -> Path:
+    "Where a run lies: with the package, if it was shipped and `DGNET_FRESH` is not set; else in local/runs, whether it is there yet or not."
+    shipped = WEIGHTS / name
+    return shipped if (shipped / "done.json").exists() and not os.environ.get("DGNET_FRESH") else LOCAL / "runs" / name
+
 def teacher_folder(cfg: Config) -> Path:
     "Where a configuration's teacher lives."
-    return LOCAL / "runs" / f"{cfg.dataset}-{cfg.tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}"
+    return find_folder(f"{cfg.dataset}-{cfg.tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}")
 
 # %% ../nbs/18_runs.ipynb #673462c6
 class Teacher(NamedTuple):
@@ -172,19 +183,19 @@ def get_teacher(
 ) -> Teacher:
     "The teacher of a run, trained if there is none yet; every run with the same data, size and seed shares it."
     part, folder = teacher_config(cfg), teacher_folder(cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    if not _done(folder): folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if _done(folder) else FileLock(folder / "lock"):
         net, about = make_teacher(cfg, data.n_ids), _done(folder)
         if about is None:
             labels = torch.from_numpy(relabel(data.train.ids))
-            began = time.monotonic()
-            net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device(), save_every=save_every)
-            save_state(net, folder / "teacher.pt")
+            began, start = time.monotonic(), get_start(cfg).backbone if cfg.ea_init == "rendered" else None
+            net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device(), save_every=save_every, start=start)
+            save_weights(net, folder / "teacher.safetensors")
             val = (data.val_query, data.val_gallery) if data.val_query is not None else (data.query, data.gallery)
             r = rank(net, *val, cfg)["both"]
             about = _finish(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": r.rank1, "mAP": r.mAP,
                                      "ranked": f"{val[0].name} against {val[1].name}", "config": part})
-        else: net.load_state_dict(torch.load(folder / "teacher.pt", weights_only=True))
+        else: load_weights(net, folder / "teacher.safetensors")
     check_teacher(about["rank1"], cfg, about["ranked"])
     return Teacher(net.to(default_device(), memory_format=torch.channels_last).eval(), about)
 
@@ -198,6 +209,13 @@ class Run(NamedTuple):
     log: pd.DataFrame   # one row every few iterations
     folder: Path
     provenance: dict    # for `save_artifact`
+
+def starts_from(
+    cfg: Config,
+) -> dict[str, str]:
+    "For the provenance of an artefact: what E_a and G were before this run."
+    said = {"imagenet": "ImageNet", "rendered": f"the teacher, which started from {RENDERED}", "teacher": "the teacher, which started from random weights", "random": "random weights"}
+    return {"E_a starts from": said[cfg.ea_init], "E_s, G and D start from": RENDERED if cfg.g_init == "rendered" else "random weights"}
 
 def _metrics(state: TrainState, data: ReidData, last: dict) -> dict:
     "What goes into the model's file: the last losses, and re-id on validation people where the dataset has them."
@@ -216,7 +234,7 @@ LATER = ("alpha", "feed", "soft_label", "teacher_train")   # fields that count o
 
 def start_folder(cfg: Config) -> Path:
     "Where the part of a run lies that it shares with all runs that differ in LATER only."
-    shared = {k: v for k, v in asdict(cfg).items() if k not in LATER}
+    shared = {k: v for k, v in asdict(cfg).items() if k not in LATER} | ({"start": strangers_key(cfg)} if strangers_key(cfg) else {})
     return LOCAL / "runs" / f"{cfg.dataset}-{cfg.tier}-start-{short_hash({'version': RUN_VERSION, **shared})}"
 
 def _trainers(processes: Alone) -> dict: return {"processes": processes.count} if processes.count > 1 else {}
@@ -261,7 +279,8 @@ def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float,
     teacher = get_teacher(cfg, data, report, save_every)   # of several processes one trains it, and the others wait for its lock
     store = fill_store(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every, processes) / "model.safetensors", device), data, cfg) if cfg.offline else None
     images, labels = photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
-    state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device, processes)
+    maker = get_start(cfg).generator if cfg.g_init == "rendered" else None
+    state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device, processes, maker)
     teacher.net.train(cfg.teacher_train)
     _first_part(state, teacher.net, images, labels, folder=folder, report=report, save_every=save_every)
     for stop in _marks(cfg): _mark(fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store, stop_at=stop), data, folder, stop)
@@ -281,12 +300,30 @@ def _conclude(state: TrainState, teacher: Teacher, data: ReidData, images: torch
 
 def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0, processes: Alone = ALONE) -> Path:
     "The folder of a finished run; trains it if it is not."
-    folder = LOCAL / "runs" / run_key(cfg)
+    folder = find_folder(run_key(cfg))
     processes.check(cfg)
+    if _done(folder): return folder
     folder.mkdir(parents=True, exist_ok=True)
     with processes.hold(folder / "lock"):
         if not _done(folder): _train(cfg, data, folder, report, save_every, processes)
     return folder
+
+# %% ../nbs/18_runs.ipynb #bfaeb76b
+class Start(NamedTuple):
+    "What a run starts from when it starts from `rendered`: networks that have seen strangers."
+    backbone: nn.Module            # of E_a; the teacher starts from it, and E_a from the teacher
+    generator: dict[str, torch.Tensor]  # weights of E_s, G and D
+
+def get_start(
+    cfg: Config,   # `ea_init` or `g_init` is `rendered`
+    report: Callable[[Clock, dict], None] | None = None,  # told how far it is
+) -> Start:
+    "The backbone and the generator that rendered strangers have taught, from one and the same run: shipped, found, or trained now."
+    strangers = strangers_config(cfg)
+    folder = find_folder(run_key(strangers))
+    if not _done(folder): folder = _trained(strangers, get_data(strangers), report)
+    model = DGNet.load(folder / "model.safetensors")
+    return Start(model.E_a.backbone, model.generator_state())
 
 # %% ../nbs/18_runs.ipynb #bfaeb76a
 def get_run(
@@ -316,7 +353,7 @@ def run_on(
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
     facts |= {k: about[k] for k in ("processes",) if k in about}   # several
     facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": cfg.recipe, "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.n_iter,
-              "E_a starts from": cfg.ea_init, "precision": cfg.precision, "teacher_rank1": teacher.about["rank1"]}
+              **starts_from(cfg), "precision": cfg.precision, "teacher_rank1": teacher.about["rank1"]}
     if for_all(): facts["changed in every run"] = for_all()
     model = DGNet.load(folder / "model.safetensors", default_device())
     return Run(cfg, data, model, teacher.net, log, folder, facts)
@@ -349,7 +386,7 @@ def get_rival(
     cfg = asked_config(tier, dataset, real=path is not None, **{**changes, "method": kind})
     net, data = make_rival(kind, cfg), get_data(cfg, path)
     cfg = with_source(cfg, data, path)
-    folder = LOCAL / "runs" / run_key(cfg)
+    folder = find_folder(run_key(cfg))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"): about = _done(folder) or _train_rival(cfg, data, folder, report)
     net.load_state_dict(torch.load(folder / "rival.pt", map_location="cpu", weights_only=True))
@@ -471,7 +508,10 @@ def plan_runs(
     for dataset, changes in (r for n in notebooks for r in n.needs(paths)):
         cfg = asked_config(tier, dataset, real=dataset in paths, **changes)
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
-        if run_key(cfg) in seen or _done(LOCAL / "runs" / run_key(cfg)): continue
+        if run_key(cfg) in seen or _done(find_folder(run_key(cfg))): continue
+        if (strangers := strangers_key(cfg)) and strangers not in seen and not _done(find_folder(strangers)):   # neither shipped nor trained yet
+            seen.add(strangers)
+            jobs.append(plan_one(strangers_config(cfg), {}, None, taught, begun))
         seen.add(run_key(cfg))
         jobs.append(plan_one(cfg, changes, paths.get(dataset), taught, begun))
         if cfg.method == "dgnet": taught.add(teacher_folder(cfg)); begun.add(start_folder(cfg))
@@ -625,7 +665,7 @@ def _makes(job: Job) -> set[Path]:
     "What a job needs that another may be making just now: its teacher, its beginning, its finished generator."
     cfg = job.config
     if cfg.method != "dgnet": return set()
-    return {teacher_folder(cfg), *([LOCAL / "runs" / run_key(replace(cfg, offline=False))] if cfg.offline else [start_folder(cfg)] if cfg.generate else [])}
+    return {teacher_folder(cfg), *([find_folder(strangers_key(cfg))] if strangers_key(cfg) else []), *([find_folder(run_key(replace(cfg, offline=False)))] if cfg.offline else [start_folder(cfg)] if cfg.generate else [])}
 
 def train_all(
     jobs: list[Job],         # from `plan_runs`
@@ -646,7 +686,7 @@ def train_all(
                 obtain(tier, job.dataset, job.path, partial(progress.report, k), job.changes)
         except (WeakTeacher, FloatingPointError, ValueError, RuntimeError, OSError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
         progress.finish(k)
-    def apart(a: int, b: int) -> bool: return any(not _done(f) for f in _makes(jobs[a]) & (_makes(jobs[b]) | {LOCAL / "runs" / run_key(jobs[b].config)}))
+    def apart(a: int, b: int) -> bool: return any(not _done(f) for f in _makes(jobs[a]) & (_makes(jobs[b]) | {find_folder(run_key(jobs[b].config))}))
     order = sorted(range(len(jobs)), key=lambda k: -jobs[k].cost) if workers > 1 else list(range(len(jobs)))
     side_by_side(order, workers, do, apart)
     return failed

@@ -1073,6 +1073,9 @@ WORLDS = {
         dict(white=4, grey=4, sky=4, black=3, navy=3, red=3, blue=3, pink=2, yellow=2, mint=2, green=2, charcoal=2, lilac=2, olive=2, orange=2),
         dict(jeans=6, navy=4, black=4, beige=4, grey=3, charcoal=2, blue=2, brown=2, olive=2),
         0.40, 0.30, 0.12, 0.05, 0.55, 0.30, (3, 8, 4, 2, 0, 3), (3, 2, 3, 2, 3), 0.14, 0.04, (6, 16), 0.010, 53),
+    "strangers": World("strangers", "Strangers", 24,   # to start from, as from ImageNet: every wardrobe, places and cameras of their own
+        {c: 1 for c in COLOURS}, {c: 1 for c in COLOURS if c not in ("pink", "yellow", "mint", "magenta")} | {"jeans": 3},
+        0.50, 0.30, 0.16, 0.12, 0.50, 0.30, (5, 6, 3, 3, 2, 2), (3, 2, 2, 3, 3), 0.12, 0.05, (2, 24), 0.009, 71),
 }  # fmt: skip
 
 
@@ -1241,13 +1244,14 @@ FOLDERS = {
     "duke": dict(train="bounding_box_train", query="query", gallery="bounding_box_test"),
     "msmt17": dict(train="train", query="test", gallery="test"),
     "cuhk03": dict(train="bounding_box_train", query="query", gallery="bounding_box_test"),
+    "strangers": dict(train="bounding_box_train", query="query", gallery="bounding_box_test"),
 }
 
 
 def _name(world, pid, camera, k, box=1, group="train"):
     "A file name in the style of the real set; k makes it unique within (pid, camera)."
     frame = (abs(pid) * 97 + camera * 1013 + k * 25) % 90000 + 51
-    if world == "market":
+    if world in ("market", "strangers"):
         head = "-1" if pid < 0 else f"{pid:04d}"
         return f"{head}_c{camera}s{1 + k % 3}_{frame:06d}_{box:02d}.jpg"
     if world == "duke":
@@ -1271,7 +1275,7 @@ def _appearances(rng, w: World, per_id: int, most: int = 6):
     return np.sort(np.concatenate([cams, rng.choice(cams, max(0, per_id - 2 * n)), cams])[: max(per_id, n)]) + 1
 
 # %% ../nbs/02_synthetic.ipynb #e53fc1d9
-def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_per_id: int, test_images_per_id: int, seed: int) -> list:
+def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_per_id: int, test_images_per_id: int, seed: int, train_cameras: int = 2) -> list:
     "Every photo of a domain: who, where, in which file."
     w, rng = WORLDS[world], np.random.default_rng([seed, WORLDS[world].seed, 4])
     base = 0 if world == "msmt17" else 1  # MSMT17 counts people from 0, in each part anew
@@ -1281,7 +1285,7 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
     for group, n in (("train", n_train_ids), ("test", n_test_ids), ("val", n_val_ids)):
         for person in range(n):
             seen, pid = set(), first[group] + person
-            for k, cam in enumerate(_appearances(rng, w, *((images_per_id, 2) if group == "train" else (test_images_per_id, 6)))):
+            for k, cam in enumerate(_appearances(rng, w, *((images_per_id, train_cameras) if group == "train" else (test_images_per_id, 6)))):
                 cam = int(cam)
                 split = "train" if group == "train" else "gallery" if cam in seen else "query"
                 split = f"val_{split}" if group == "val" else split
@@ -1298,7 +1302,7 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
 def _extras(world, w, rng, n, next_id):
     "What else the real galleries hold: Market-1501's distractors (0000) and junk (-1), DukeMTMC-reID's distractor people."
     out, m = [], max(2, n // 3)
-    if world in ("msmt17", "cuhk03"):
+    if world in ("msmt17", "cuhk03", "strangers"):
         return out
     for k in range(m):
         cam = int(rng.integers(1, w.n_cameras + 1))
@@ -1456,6 +1460,7 @@ def write_domain(
     width: int = 32,  # pixels
     seed: int = 0,  # same arguments, same files
     quality: int = 95,  # of the JPEG files; cuhk03 is PNG, as the real set
+    train_cameras: int = 2,  # that see a training person, at most
     device: str | torch.device = "cpu",  # where to render
     report: Callable[[int, int], None] | None = None,  # told how many photos are done, of how many
 ) -> Path:
@@ -1463,7 +1468,7 @@ def write_domain(
     if world_name not in WORLDS:
         raise ValueError(f"write_domain: no world called {world_name!r}; there are {', '.join(WORLDS)}")
     about = dict(world=world_name, n_train_ids=n_train_ids, n_test_ids=n_test_ids, n_val_ids=n_val_ids, images_per_id=images_per_id, test_images_per_id=test_images_per_id,
-                 height=height, width=width, seed=seed, quality=quality, render_version=RENDER_VERSION)  # fmt: skip
+                 height=height, width=width, seed=seed, quality=quality, train_cameras=train_cameras, render_version=RENDER_VERSION)  # fmt: skip
     about["hash"] = short_hash(about)
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -1494,7 +1499,7 @@ def _build(final, about, device, report=None):
     part.mkdir(parents=True)  # CUHK03-NP holds a folder of detected boxes
     ids = {k: about[k] for k in ("n_train_ids", "n_test_ids", "n_val_ids")}
     photos = plan(about["world"], **ids, images_per_id=about["images_per_id"], test_images_per_id=about["test_images_per_id"],
-                  seed=about["seed"])
+                  seed=about["seed"], train_cameras=about["train_cameras"])
     sizes = dict(train=ids["n_train_ids"], test=ids["n_test_ids"], val=ids["n_val_ids"], other=max(2, ids["n_test_ids"] // 3))
     a, s, who, outfit = _scenes(about["world"], photos, sizes, about["seed"])
     _write_photos(part, photos, a, s, about["height"], about["width"], about["quality"], device, report)

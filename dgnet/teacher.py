@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from .appearance import BaselineNet
-from .config import Config
+from .appearance import RENDERED, BaselineNet
+from .config import Config, strangers_key
 from .core import from_uint8, pick, resident, writing
 from .data import augment, random_erasing
 from .losses import l_id
@@ -28,9 +28,10 @@ from .losses import l_id
 # %% ../nbs/14_teacher.ipynb #5cf6667e
 def teacher_config(cfg: Config) -> dict:
     "The part of a configuration that a teacher depends on: runs that share it share the teacher."
-    keep = ("dataset", "source", "height", "width", "pad", "flip", "people", "shots", "test_people", "test_shots", "val_people", "ea_block", "ea_blocks",
+    keep = ("dataset", "source", "height", "width", "pad", "flip", "people", "shots", "cameras", "test_people", "test_shots", "val_people", "ea_block", "ea_blocks",
             "ea_width", "ea_pool", "ea_init", "embed_dim", "drop_prim", "seed", "precision", "teacher_iter", "teacher_batch", "teacher_lr", "teacher_erasing", "momentum", "decay_at")
-    return {k: getattr(cfg, k) for k in keep}
+    start = {"start": strangers_key(cfg)} if cfg.ea_init == "rendered" else {}
+    return {k: getattr(cfg, k) for k in keep} | start
 
 def make_teacher(
     cfg: Config,   # sizes
@@ -113,10 +114,13 @@ def teacher_rate(
 # %% ../nbs/14_teacher.ipynb #c5489a09
 class TeacherState:
     "Everything that changes while a teacher learns."
-    def __init__(self, cfg: Config, n_ids: int, device: torch.device):
+    def __init__(self, cfg: Config, n_ids: int, device: torch.device, start: nn.Module | None = None):
         torch.manual_seed(cfg.seed + 1)
         self.cfg, self.it, self.seconds = cfg, 0, 0.0
-        self.net = make_teacher(cfg, n_ids).to(device, memory_format=torch.channels_last).train()
+        self.net = make_teacher(cfg, n_ids)
+        if (cfg.ea_init == "rendered") != (start is not None): raise ValueError("ea_init='rendered' and the strangers' backbone belong together: give `start` with it, and only with it")
+        if start is not None: self.net.start_from(start, RENDERED)
+        self.net.to(device, memory_format=torch.channels_last).train()
         self.optimiser = torch.optim.SGD(self.net.parameters(), lr=cfg.teacher_lr, momentum=cfg.momentum, nesterov=True, weight_decay=5e-4)
         self.rng = torch.Generator().manual_seed(cfg.seed + 1)
 
@@ -159,9 +163,10 @@ def train_teacher(
     device: torch.device = torch.device("cpu"),
     every: int = 10,                    # iterations between reports
     save_every: float = 60.0,           # seconds between checkpoints
+    start: nn.Module | None = None,     # the backbone that it starts from (`ea_init="rendered"`)
 ) -> BaselineNet:
     "The baseline on real photos alone; goes on from the folder's checkpoint. Returned in eval mode."
-    state, path = TeacherState(cfg, int(labels.max()) + 1, device), folder and folder / "state.pt"
+    state, path = TeacherState(cfg, int(labels.max()) + 1, device, start), folder and folder / "state.pt"
     load_state(state, path)
     images, labels = resident(images, device), labels.to(device)
     began, saved = time.monotonic() - state.seconds, time.monotonic()

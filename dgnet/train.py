@@ -21,7 +21,7 @@ from filelock import FileLock
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from .appearance import AppearanceOut
+from .appearance import RENDERED, AppearanceOut
 from .config import Config, run_key
 from .core import from_uint8, keep_freed_memory, pick, resident, send, writing
 from .data import TripletSampler, augment, random_erasing
@@ -281,17 +281,20 @@ class TrainState:
         cfg: Config,                  # sizes, rates, seed
         n_ids: int,                   # K
         labels: Int[Tensor, "n"],     # of the training photos, 0-based
-        start: nn.Module | None = None,  # backbone that E_a starts from (`ea_init="teacher"`)
+        start: nn.Module | None = None,  # the teacher's backbone, which E_a starts from (`ea_init="teacher"` or "rendered")
         device: torch.device = torch.device("cpu"),
         processes: Alone = ALONE,     # who shares the work; no part of what is saved
+        maker: dict[str, Tensor] | None = None,  # weights of E_s, G and D, by their names in DGNet, that this run starts from (`g_init="rendered"`)
     ):
         processes.check(cfg); torch.manual_seed(cfg.seed)
         torch.backends.cudnn.benchmark = True   # on a GPU: the shapes of a run stay the same, so its fastest kernels are looked for once
         self.cfg, self.device, self.processes, self.it, self.seconds = cfg, device, processes, 0, 0.0
         self.model = DGNet(cfg, n_ids)
-        if cfg.ea_init == "teacher":
-            if start is None: raise ValueError("ea_init='teacher' needs the teacher's backbone; give `start`")
-            self.model.E_a.backbone.load_state_dict(start.state_dict()); self.model.E_a.init = "the teacher's backbone"
+        if cfg.ea_init in ("teacher", "rendered"):
+            if start is None: raise ValueError(f"ea_init={cfg.ea_init!r} needs the teacher's backbone; give `start`")
+            self.model.E_a.start_from(start, "the teacher's backbone" + (f", which started from {RENDERED}" if cfg.ea_init == "rendered" else ""))
+        if (cfg.g_init == "rendered") != (maker is not None): raise ValueError("g_init='rendered' and the strangers' E_s, G and D belong together: give `maker` with it, and only with it")
+        if maker is not None: self.model.load_generator(maker)
         self.model.to(device, memory_format=torch.channels_last).train()
         self.model.G.checkpointing = cfg.checkpointing is True
         compile_networks(self.model, cfg.compile)
