@@ -217,7 +217,7 @@ def strangers_config(
     "The run on rendered strangers that a run starts from: its tier's, with networks of the same sizes. E_a's backbone and E_s, G, D come from one run: what G has seen, E_a has seen."
     sizes = ("height", "width", "ea_block", "ea_blocks", "ea_width", "ea_pool", "n_parts")
     if cfg.g_init == "rendered": sizes += ("es_width", "n_down", "n_res", "dilations", "mlp_dim", "d_width", "d_scales")
-    return make_config(cfg.tier, "strangers", **{k: getattr(cfg, k) for k in sizes})
+    return make_config(cfg.tier, "strangers", **{k: getattr(cfg, k) for k in sizes} | {"ea_init": "teacher", "g_init": "random", "precision": "bfloat16"})
 
 def strangers_key(
     cfg: Config,

@@ -39,7 +39,7 @@ from . import __version__
 from .check import CARDS, Card, card_of, decode_all
 from .core import default_device, denormalise, from_uint8, to_uint8
 from .data import IMAGE_SUFFIXES, Label, Split, is_photo, list_photos, load_dataset, make_split, parse_name, read_image, to_rgb
-from .model import DGNet, content_hash, evaluating
+from .model import DGNet, content_hash, default_model, default_note, evaluating, pretrained_file
 from .quality import Pairs
 from .synthetic import WORLDS, write_domain
 from .train import ALONE, Alone
@@ -591,9 +591,11 @@ def _photo_files(names: list, option: str) -> list[Path]:
     return found
 
 def _model(a: argparse.Namespace) -> Path:
-    if "model" not in a: raise ValueError("no model. Give one with --model FILE: the model.safetensors of a run, e.g. in local/runs after `make reproduce`")
-    path = Path(a.model).expanduser()
-    if not path.exists(): raise FileNotFoundError(f"{path}: no such file. Train a model (`make reproduce`), or check the name")
+    if "model" in a:
+        path = Path(a.model).expanduser()
+        return path if path.exists() else pretrained_file(a.model)
+    path = default_model()
+    print(default_note(), file=sys.stderr)
     return path
 
 def _sized(a: argparse.Namespace, structure: Path | None = None) -> tuple[int, int] | None:
@@ -674,7 +676,7 @@ _COMMANDS = ("swap", "grid", "interpolate", "set", "photos")
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS, help="a model.safetensors")
+    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS, help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: midi-market, rendered people)")
     one = argparse.ArgumentParser(add_help=False, parents=[shared])
     one.add_argument("--force", action="store_true", help="replace --out if it is there")
     one.add_argument("--size", type=_size, metavar="HxW", help="height x width of a picture in pixels; model (default); photo: the structure photo's. Resized by the bicubic filter")

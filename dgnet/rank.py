@@ -34,7 +34,7 @@ from .check import _open, _say, _target
 from .config import Config
 from .core import LOCAL, default_device, from_uint8, short_hash, to_uint8
 from .data import DATASETS, Label, Split, is_photo, make_split, parse_name, read_image, recognise
-from .model import DGNet, content_hash, evaluating, load_model
+from .model import DGNet, content_hash, default_model, default_note, evaluating, load_model, pretrained_file
 from .reid import Embeddings, RankedList, average_precision, camera_rule, embed, match_ranks, ranked_list, show_ranked_list, similarity
 
 # %% ../nbs/21_rank.ipynb #e0321347
@@ -525,6 +525,8 @@ def _reading(done: int, total: int) -> None:
 
 # %% ../nbs/21_rank.ipynb #4fd6d04a
 def _rank(a: argparse.Namespace) -> int:
+    if a.model is None: a.model = str(default_model()); print(default_note(), file=sys.stderr)
+    elif not Path(a.model).expanduser().exists(): a.model = str(pretrained_file(a.model))
     out, table = _writable(a)
     if a.top < 1: raise ValueError(f"--top {a.top}: a list has at least one photo")
     for p in a.queries:
@@ -556,7 +558,7 @@ def rank_cli(
     "The command `dgnet_rank`."
     parser = argparse.ArgumentParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in the folder is changed.", allow_abbrev=False)
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="photos of whom to look for")
-    parser.add_argument("--model", required=True, metavar="FILE", help="a trained DG-Net, as DGNet.save writes it")
+    parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: midi-market, rendered people)")
     parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder or .csv file, or a folder of photos")
     parser.add_argument("--name", help="take the gallery for this layout: " + ", ".join(DATASETS))
     parser.add_argument("--out", metavar="FILE.png", help="write the ranked strip, one row per query")

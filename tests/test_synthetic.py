@@ -36,7 +36,7 @@ SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4, test_ima
 CLOTHES = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")
 
 
-MEAN_RGB = {4: {"market": (0.473, 0.441, 0.437), "duke": (0.495, 0.481, 0.489), "msmt17": (0.489, 0.475, 0.464), "cuhk03": (0.415, 0.420, 0.424)}}  # of twelve photos, by RENDER_VERSION
+MEAN_RGB = {4: {"market": (0.473, 0.441, 0.437), "duke": (0.495, 0.481, 0.489), "msmt17": (0.489, 0.475, 0.464), "cuhk03": (0.415, 0.420, 0.424), "strangers": (0.514, 0.506, 0.507)}}  # of twelve photos, by RENDER_VERSION
 
 
 def photos_of(root):
@@ -117,6 +117,7 @@ NAMES = {
     "market": r"(bounding_box_train|bounding_box_test|query|gt_bbox|val_query|val_gallery)/(\d{4}|-1)_c[1-6]s\d_\d{6}_\d\d\.jpg",
     "duke": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[1-8]_f\d{7}\.jpg",
     "cuhk03": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[12]_\d+\.png",
+    "strangers": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c([1-9]|1\d|2[0-4])s\d_\d{6}_\d\d\.jpg",
     "msmt17": r"(train|test|val_query|val_gallery)/(\d{4})/\2_\d{3}_(0[1-9]|1[0-5])_\d{4}(morning|noon|afternoon)_\d{4}_\d\.jpg",
 }
 
@@ -129,7 +130,7 @@ def test_layout_and_names(domain):
     for file, pid, camera in zip(known.files, known.ids, known.cameras):
         name = file.split("/")[-1]
         assert int(re.match(r"-?\d+", name)[0]) == pid
-        assert int((name.split("_")[2] if world == "msmt17" else re.search(r"_c(\d)", name)[1])) == camera
+        assert int((name.split("_")[2] if world == "msmt17" else re.search(r"_c(\d+)", name)[1])) == camera
     folders = {f.split("/")[0] for f in known.files}
     assert {"val_query", "val_gallery"} <= folders
     if world == "market":
