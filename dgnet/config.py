@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'TIERS', 'PER_DATASET', 'REAL', 'CHOICES', 'SHARES', 'AT_LEAST', 'RUN_VERSION', 'DataConfig',
-           'NetworkConfig', 'LossConfig', 'Config', 'value_fault', 'check_config', 'make_config', 'strangers_config',
-           'strangers_key', 'run_key']
+           'NetworkConfig', 'LossConfig', 'Config', 'value_fault', 'check_config', 'make_config', 'recipe_words',
+           'strangers_config', 'strangers_key', 'run_key']
 
 # %% ../nbs/01_config.ipynb #6df31d38
 import math
@@ -70,6 +70,7 @@ class LossConfig(NetworkConfig):
     alpha: float = 0.2           # α = λ_fine / λ_prim, Eq. 9 [0.2]
     lam_cyc: float = 2.0         # D3: cycle reconstruction [0: not in the paper]
     penalty: float = 0.01        # weight of D's gradient punishment [named, not valued]
+    grey_mix: float = 0.0        # what E_s sees of a photo while it learns: 0 the mean of the three colours; above, a random mixture of them [0: not in the paper]
     adv: str = "lsgan"           # D4: lsgan, or the log loss of Eq. 7 [log]
     detach_code: bool = True     # D1: no generation loss reaches E_a [False]
     code1_live: bool = False     # D2: what a frozen E_a reads in the swap keeps its gradient, and the makers learn from L^code1 [True]
@@ -210,6 +211,14 @@ def make_config(
 
 # %% ../nbs/01_config.ipynb #b10861e8
 RUN_VERSION = 5  # raised by hand when results change by more than rounding
+
+def recipe_words(
+    cfg: Config,
+) -> str:
+    "The recipe, and which losses and switches of the method stand elsewhere: `official, changed: alpha=0.0, …`; for the label of every artefact."
+    plain = Config(**RECIPES[cfg.recipe])
+    changed = [f"{k}={getattr(cfg, k)}" for k in LossConfig.__annotations__ if getattr(cfg, k) != getattr(plain, k)]
+    return cfg.recipe + (f", changed: {', '.join(changed)}" if changed else "")
 
 def strangers_config(
     cfg: Config,  # of a run that starts from `rendered`

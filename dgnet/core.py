@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
-           'default_device', 'fast_bfloat16', 'device_name', 'keep_freed_memory', 'normalise', 'denormalise',
-           'from_uint8', 'to_uint8', 'send', 'pick', 'resident', 'image_grid', 'show_images', 'set_style', 'local_file',
-           'writing', 'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact',
-           'find_artifact', 'show_artifact']
+           'default_device', 'fast_bfloat16', 'device_name', 'keep_freed_memory', 'per_channel', 'normalise',
+           'denormalise', 'from_uint8', 'to_uint8', 'send', 'pick', 'resident', 'image_grid', 'show_images',
+           'set_style', 'local_file', 'writing', 'code_version', 'package_versions', 'short_hash', 'Artifact',
+           'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -91,19 +91,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:   # a tensor made of Python numbers is a copy that the host waits for: once
     with torch.inference_mode(False): return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
-def _channels(values: tuple, like: Tensor) -> Tensor: return _constant(values, like.dtype, like.device)
+def per_channel(
+    values: tuple,  # red, green, blue
+    like: Tensor,   # whose type and device are wanted
+) -> Float[Tensor, "3 1 1"]:
+    "Three numbers as a tensor that meets images; the same tensor each time."
+    return _constant(values, like.dtype, like.device)
 
 def normalise(
     x01: Float[Tensor, "*b 3 h w"],  # RGB in [0, 1]
 ) -> Float[Tensor, "*b 3 h w"]:
     "ImageNet normalisation: what every network here takes in."
-    return (x01 - _channels(IMAGENET_MEAN, x01)) / _channels(IMAGENET_STD, x01)
+    return (x01 - per_channel(IMAGENET_MEAN, x01)) / per_channel(IMAGENET_STD, x01)
 
 def denormalise(
     x: Float[Tensor, "*b 3 h w"],  # normalised RGB, any range
 ) -> Float[Tensor, "*b 3 h w"]:
     "Back to RGB, clipped to [0, 1] since the decoder has no final tanh."
-    return (x.float() * _channels(IMAGENET_STD, x.float()) + _channels(IMAGENET_MEAN, x.float())).clamp(0, 1)
+    return (x.float() * per_channel(IMAGENET_STD, x.float()) + per_channel(IMAGENET_MEAN, x.float())).clamp(0, 1)
 
 # %% ../nbs/00_core.ipynb #4696c8cd
 def from_uint8(
@@ -324,9 +329,9 @@ def find_artifact(
     tier: str | None = None,   # None, or a tier that has none yet: the most telling one there is
     real: bool = False,        # look in local/figures
 ) -> Path | None:
-    "The JSON of a stored artefact, of this tier if it is there, else of full, else of mini; None when there is none."
+    "The JSON of a stored artefact, of this tier if it is there, else of full, midi, mini; None when there is none."
     base = LOCAL / "figures" if real else FIGURES
-    tiers = ([tier] if tier else []) + ["full", "mini"]
+    tiers = ([tier] if tier else []) + ["full", "midi", "mini"]
     return next((base / t / f"{label}.json" for t in tiers if (base / t / f"{label}.json").exists()), None)
 
 def show_artifact(

@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 
 from .check import KINDS, DataReport, check_dataset
-from .config import Config, make_config, run_key, value_fault
+from .config import TIERS, Config, make_config, run_key, value_fault
 from .core import LOCAL, PALETTE, code_version, denormalise, from_uint8, normalise, package_versions, set_style, writing
 from .data import DATASETS, ReidData, Split, TripletSampler, holdout, load_dataset, relabel, without_broken
 from .model import DGNet
@@ -273,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dgnet_train", description="From a folder of photos to a model and a page: teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
     parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
     parser.add_argument("--out", metavar="FOLDER", help="where model and page go (default: local/trained/NAME)")
-    parser.add_argument("--tier", default="mini", choices=["smoke", "mini", "full", "paper"], help="how large: mini for a CPU (default), full or paper for a GPU, smoke to try the command")
+    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large: mini for a CPU (default), full or paper for a GPU, smoke to try the command")
     parser.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
     parser.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare no counts")
     parser.add_argument("--pattern", metavar="REGEX", help=r"how file names say person and camera, e.g. '(?P<id>\d+)-cam(?P<cam>\d+)'")

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .config import Config, make_config, run_key
+from .config import TIERS, Config, make_config, run_key
 from .core import default_device
 from .data import Split
 from .generate import generate_cli
@@ -229,7 +229,7 @@ def embed_together(
 # %% ../nbs/25_parallel.ipynb #18ed2393
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dgnet.parallel run", description="Train one run, alone or with the processes that torchrun or accelerate launch has started; get_run finds it afterwards.")
-    parser.add_argument("--tier", default="mini", choices=["smoke", "mini", "full", "paper"], help="how large (default: mini)")
+    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large (default: mini)")
     parser.add_argument("--dataset", default="market", help="which synthetic world (default: market)")
     parser.add_argument("--data", metavar="NAME=FOLDER", help="real photos instead, e.g. market=/data/Market-1501-v15.09.15, folder=/my/photos")
     parser.add_argument("--recipe", default="official", choices=["official", "paper"])

@@ -375,7 +375,7 @@ def stored_artifact(
     figures: Path,   # the folder of the tiers
 ) -> Path | None:
     "The JSON of an artefact in the most telling tier there is; None when there is none."
-    return next((p for t in ("full", "mini") if (p := figures / t / f"{label}.json").exists()), None)
+    return next((p for t in ("full", "midi", "mini") if (p := figures / t / f"{label}.json").exists()), None)
 
 # %% ../nbs/17_report.ipynb #9751b571
 class Part(NamedTuple):

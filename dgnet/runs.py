@@ -36,7 +36,7 @@ from filelock import FileLock
 from torch import nn
 
 from .appearance import RENDERED, BaselineNet
-from .config import RUN_VERSION, Config, make_config, run_key, strangers_config, strangers_key
+from .config import RUN_VERSION, TIERS, Config, make_config, recipe_words, run_key, strangers_config, strangers_key
 from .core import FIGURES, LOCAL, ROOT, WEIGHTS, artifact_folder, default_device, device_name, find_artifact, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
 from .model import DGNet, config_from_dict, load_weights, save_weights
@@ -352,7 +352,7 @@ def run_on(
     log = pd.read_csv(folder / "log.csv")
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
     facts |= {k: about[k] for k in ("processes",) if k in about}   # several
-    facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": cfg.recipe, "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.n_iter,
+    facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": recipe_words(cfg), "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.n_iter,
               **starts_from(cfg), "precision": cfg.precision, "teacher_rank1": teacher.about["rank1"]}
     if for_all(): facts["changed in every run"] = for_all()
     model = DGNet.load(folder / "model.safetensors", default_device())
@@ -786,7 +786,7 @@ def reproduce_cli(
 ) -> int:
     "The command `dgnet_reproduce`."
     parser = argparse.ArgumentParser("dgnet_reproduce", description="Train what is missing, run the reproduction notebooks through papermill, write figures/.")
-    parser.add_argument("--tier", default="mini", choices=["smoke", "mini", "full", "paper"], help="how large (default: mini)")
+    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large (default: mini)")
     parser.add_argument("--only", nargs="+", metavar="PREFIX", help="notebooks whose names start so, e.g. fig1 table3")
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="real photos instead of rendered ones, e.g. market=/data/Market-1501-v15.09.15")
     parser.add_argument("--skip", nargs="+", metavar="PREFIX", help="notebooks to leave out")

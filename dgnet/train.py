@@ -29,7 +29,7 @@ from .discriminator import gradient_punishment
 from .losses import l_adv_d, l_adv_g, l_code, l_id, l_img, l_prim
 from .model import DGNet, compile_networks
 from .schedule import loss_weights, lr_scale
-from .structure import grey
+from .structure import grey, mixed_grey
 from .teacher import Clock, check_losses, check_weights, load_state, save_state, soft_label, stop_in_time, time_is_up
 
 # %% ../nbs/15_train.ipynb #51f014ce
@@ -122,7 +122,7 @@ def decode_batch(
     b = len(batch.x)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not cfg.detach_code):
         a, a_t = read(model.E_a, torch.cat([batch.x, batch.t]), cfg, b // 2).a.split(b)
-    s = model.E_s(grey(batch.x))
+    s = model.E_s(mixed_grey(batch.x, cfg.grey_mix))
     out = model.G(torch.cat([a, a, a_t]), torch.cat([swap(s), s, s])).split(b)
     return Decoded(a, s, *out)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STORED = sorted(p for p in ROOT.glob("figures/*/*.json") if p.parent.name in ("mini", "full"))
+STORED = sorted(p for p in ROOT.glob("figures/*/*.json") if p.parent.name in ("mini", "midi", "full"))
 REAL = sorted(ROOT.glob("figures/paper/*.json"))
 VOID = {"img", "meta", "br", "hr", "link", "input"}
 
