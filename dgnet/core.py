@@ -265,7 +265,7 @@ class Artifact(NamedTuple):
     note: str
 
 def artifact_folder(
-    tier: str,          # smoke, mini, full or paper
+    tier: str,          # smoke, mini, midi, full or paper
     real: bool = False,  # made from photographs of real people
 ) -> Path | None:
     "The folder of a tier's artefacts; None when the tier must not write (smoke, and any run under nbdev_test)."
@@ -301,7 +301,7 @@ def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
 # %% ../nbs/00_core.ipynb #5d462cd3
 def save_artifact(
     label: str,                          # the paper's label, e.g. "fig1_swap_grid"
-    tier: str,                           # smoke, mini, full or paper
+    tier: str,                           # smoke, mini, midi, full or paper
     figure: matplotlib.figure.Figure | None = None,  # → .png and .pdf
     table: pd.DataFrame | None = None,   # → .csv, .md and .tex
     rows: dict | None = None,            # numbers worth keeping → .json

@@ -215,7 +215,7 @@ def write_own(
 # %% ../nbs/22_own.ipynb #f8ea8a1c
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
-    tier: str = "mini",             # smoke, mini, full or paper
+    tier: str = "mini",             # smoke, mini, midi, full or paper
     out: str | Path | None = None,  # see `output_folder`
     name: str | None = None,        # one of DATASETS; None: whatever lies there
     own: bool = False,              # photos of one's own in the layout of a known set: compare no counts

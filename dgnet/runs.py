@@ -327,7 +327,7 @@ def get_start(
 
 # %% ../nbs/18_runs.ipynb #bfaeb76a
 def get_run(
-    tier: str = "mini",              # smoke, mini, full or paper
+    tier: str = "mini",              # smoke, mini, midi, full or paper
     dataset: str = "market",
     path: str | Path | None = None,  # folder of the real dataset
     recipe: str = "official",
@@ -693,7 +693,7 @@ def train_all(
 
 # %% ../nbs/18_runs.ipynb #33590e35
 def reproduce(
-    tier: str = "mini",                   # smoke, mini, full or paper
+    tier: str = "mini",                   # smoke, mini, midi, full or paper
     only: list[str] | None = None,        # prefixes of notebooks
     paths: dict[str, str] | None = None,  # real datasets: {"market": "/data/Market-1501"}
     force: bool = False,                  # run notebooks although nothing changed
