@@ -90,8 +90,10 @@ class DGNet(nn.Module):
         return {k: v for k, v in self.state_dict().items() if not k.startswith("E_a.")}
 
     def load_generator(self, tensors: dict[str, Tensor]) -> None:
-        "Take over E_s, G and D. Raises RuntimeError when a name or shape differs."
-        self.load_state_dict({k: v for k, v in self.state_dict().items() if k.startswith("E_a.")} | tensors)
+        "Take over E_s, G and D. Raises ValueError, and changes nothing, when a name or shape differs."
+        ours, theirs = ({k: tuple(v.shape) for k, v in s.items()} for s in (self.generator_state(), tensors))
+        if odd := sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k)): raise ValueError(f"E_s, G and D of another size: {len(odd)} weights differ, {odd[0]} first")
+        self.load_state_dict(tensors, strict=False)
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None, **metadata) -> Path:
         "Write the weights with everything needed to rebuild the network; see `save_model`."
@@ -215,7 +217,7 @@ def load_weights(
     about, tensors = _read(path, "dgnet-weights")
     if not tensors or content_hash(tensors) != about.get("sha256"): raise ValueError(f"{path}: not weights of dgnet, or damaged. Delete its folder, and the run is trained again")
     try: net.load_state_dict(tensors)
-    except RuntimeError as e: raise ValueError(f"{path}: {str(e)[:200]}. Delete its folder, and the run is trained again") from None
+    except RuntimeError as e: raise ValueError(f"{path}: {' '.join(str(e).split())[:160]}. Delete its folder, and the run is trained again") from None
 
 # %% ../nbs/09_model.ipynb #15e1f11d
 def shipped_models() -> dict[str, Path]:
