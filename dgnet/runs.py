@@ -6,7 +6,7 @@
 __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'ABLATIONS', 'RIVALS', 'ALPHAS', 'OLDER_LABELS', 'NOTEBOOKS', 'TEACHER_STEP',
            'RIVAL_STEP', 'WORKERS', 'SHOWN', 'is_real', 'for_all', 'asked_config', 'get_data', 'with_source', 'photos',
            'rank', 'WeakTeacher', 'check_teacher', 'find_folder', 'teacher_folder', 'Teacher', 'get_teacher', 'Run',
-           'starts_from', 'start_folder', 'fill_store', 'Start', 'get_start', 'get_run', 'run_on', 'Rival', 'get_rival',
+           'starts_from', 'start_folder', 'fill_store', 'get_run', 'run_on', 'Start', 'get_start', 'Rival', 'get_rival',
            'unseen_swaps', 'Recipe', 'choose', 'work', 'Job', 'plan_one', 'plan_runs', 'Progress', 'notebook_stamp',
            'check_parameters', 'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side', 'train_all',
            'reproduce', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli',
@@ -308,23 +308,6 @@ def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0, proc
         if not _done(folder): _train(cfg, data, folder, report, save_every, processes)
     return folder
 
-# %% ../nbs/18_runs.ipynb #bfaeb76b
-class Start(NamedTuple):
-    "What a run starts from when it starts from `rendered`: networks that have seen strangers."
-    backbone: nn.Module            # of E_a; the teacher starts from it, and E_a from the teacher
-    generator: dict[str, torch.Tensor]  # weights of E_s, G and D
-
-def get_start(
-    cfg: Config,   # `ea_init` or `g_init` is `rendered`
-    report: Callable[[Clock, dict], None] | None = None,  # told how far it is
-) -> Start:
-    "The backbone and the generator that rendered strangers have taught, from one and the same run: shipped, found, or trained now."
-    strangers = strangers_config(cfg)
-    folder = find_folder(run_key(strangers))
-    if not _done(folder): folder = _trained(strangers, get_data(strangers), report)
-    model = DGNet.load(folder / "model.safetensors")
-    return Start(model.E_a.backbone, model.generator_state())
-
 # %% ../nbs/18_runs.ipynb #bfaeb76a
 def get_run(
     tier: str = "mini",              # smoke, mini, midi, full or paper
@@ -357,6 +340,23 @@ def run_on(
     if for_all(): facts["changed in every run"] = for_all()
     model = DGNet.load(folder / "model.safetensors", default_device())
     return Run(cfg, data, model, teacher.net, log, folder, facts)
+
+# %% ../nbs/18_runs.ipynb #bfaeb76b
+class Start(NamedTuple):
+    "What a run starts from when it starts from `rendered`: networks that have seen strangers."
+    backbone: nn.Module            # of E_a; the teacher starts from it, and E_a from the teacher
+    generator: dict[str, torch.Tensor]  # weights of E_s, G and D
+
+def get_start(
+    cfg: Config,   # `ea_init` or `g_init` is `rendered`
+    report: Callable[[Clock, dict], None] | None = None,  # told how far it is
+) -> Start:
+    "The backbone and the generator that rendered strangers have taught, from one and the same run: shipped, found, or trained now."
+    strangers = strangers_config(cfg)
+    folder = find_folder(run_key(strangers))
+    if not _done(folder): folder = _trained(strangers, get_data(strangers), report)
+    model = DGNet.load(folder / "model.safetensors")
+    return Start(model.E_a.backbone, model.generator_state())
 
 # %% ../nbs/18_runs.ipynb #c8d2ea01
 class Rival(NamedTuple):
