@@ -6,8 +6,8 @@
 __all__ = ['OPPONENT', 'INCEPTION', 'ALEXNET', 'ssim', 'dssim', 'Pairs', 'same_person_pairs', 'Diversity', 'diversity',
            'Gaussian', 'fit_gaussian', 'frechet_distance', 'FeatureNetwork', 'wavelets', 'FilterBank',
            'InceptionFeatures', 'feature_network', 'Frechet', 'features', 'frechet', 'through_jpeg', 'lpips_network',
-           'random_pairs', 'SwapError', 'swap_error', 'SwapTruth', 'shrink', 'swap_truth', 'Ratio', 'bootstrap_ratio',
-           'SwapReport', 'paint_mean_colour', 'generate_all', 'swap_report']
+           'random_pairs', 'SwapError', 'swap_error', 'sharpness', 'SwapTruth', 'shrink', 'swap_truth', 'Ratio',
+           'bootstrap_ratio', 'SwapReport', 'paint_mean_colour', 'generate_all', 'swap_report']
 
 # %% ../nbs/13_quality.ipynb #f9adb816
 import hashlib
@@ -335,6 +335,17 @@ def swap_error(
     grey = error.mean(1, keepdim=True)
     def over_person(e): return (e.abs().mean(1) * mask).sum((1, 2)) / mask.sum((1, 2))
     return SwapError(over_person(error), error.abs().mean((1, 2, 3)), over_person(grey), over_person(error - grey))
+
+# %% ../nbs/13_quality.ipynb #919d5f37
+def sharpness(
+    x: Float[Tensor, "b 3 h w"],       # RGB in [0, 1]
+    person: Bool[Tensor, "b h w"],     # the person's pixels
+) -> float:
+    "Mean gradient of brightness inside the person, |dx| + |dy| by central differences: to be divided by the true picture's."
+    grey = x.mean(1)
+    across, down = (grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]).abs(), (grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]).abs()
+    mask = person[:, 1:-1, 1:-1].float()
+    return ((across + down) * mask).sum().item() / mask.sum().item()
 
 # %% ../nbs/13_quality.ipynb #5514bf8c
 class SwapTruth(NamedTuple):
