@@ -793,9 +793,11 @@ def reproduce_cli(
     parser.add_argument("--workers", type=int, metavar="N", help="trainings side by side (default: one for each CPU core; one on a GPU)")
     parser.add_argument("--all", action="store_true", help="the walk-through notebooks too")
     parser.add_argument("--force", action="store_true", help="run notebooks even if nothing changed")
+    parser.add_argument("--fresh", action="store_true", help="train anew what comes with the package, too (hours)")
     parser.add_argument("--list", action="store_true", help="what is stored, of which tier, and whether it matches the present code; runs nothing")
     parser.add_argument("--dry-run", action="store_true", help="which runs would be trained, and for about how long; runs nothing")
     a = parser.parse_args(args)
+    if a.fresh: os.environ["DGNET_FRESH"] = "1"   # for this process and those it starts
     try:
         if a.workers is not None and a.workers < 1: raise ValueError(f"--workers {a.workers}: give 1 or more")
         if a.list: print(stored(a.tier, choose(a.only, a.skip), parse_paths(a.data)).to_string(index=False))
