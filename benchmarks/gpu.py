@@ -380,11 +380,11 @@ def to_take(tier: str) -> list:
 def shards(tier: str, out: Path, size: int) -> list:
     "E_s and G of Market's finished run in half precision, cut into files; none when there is no such run."
     try:
-        from dgnet.runs import _done, asked_config, run_key
+        from dgnet.runs import read_done, asked_config, run_key
         os.environ["DGNET_SET"] = json.dumps(json.loads((HERE / "status.json").read_text(encoding="utf-8")).get("schedule_runs", {}).get("set", {}))
         folder = ROOT / "local" / "runs" / run_key(asked_config(tier, "market"))
     finally: os.environ.pop("DGNET_SET", None)
-    if _done(folder) is None: return []
+    if read_done(folder) is None: return []
     from safetensors import safe_open
     from safetensors.torch import save
     with safe_open(folder / "model.safetensors", "pt") as f:

@@ -116,7 +116,7 @@ class Config(LossConfig):
     teacher_lr: float = 0.05
     teacher_erasing: float = 0.5  # random erasing while the teacher learns
     teacher_gate: float = 0.0    # rank-1 on validation people under which DG-Net training refuses to start
-    method: str = "dgnet"        # dgnet, or another generator: lsgan, pose
+    method: str = "dgnet"        # dgnet, or another generator: lsgan, pose; bound: E_s and G taught with true swaps
     rival_iter: int = 20_000     # training steps of such a generator
 
 # %% ../nbs/01_config.ipynb #1aa2d560
@@ -161,7 +161,7 @@ REAL: dict[str, dict[str, Any]] = {   # real sets are ten times larger than the 
 # %% ../nbs/01_config.ipynb #6b7321b5
 CHOICES: dict[str, tuple] = {
     "adv": ("lsgan", "log"), "soft_label": ("teacher", "pseudo", "lsro", "conditional", "two_label"), "precision": ("float32", "bfloat16", "auto"),
-    "beta_on": ("query", "both"), "ea_block": ("bottleneck", "basic"), "ea_init": ("imagenet", "rendered", "teacher", "random"), "g_init": ("random", "rendered"), "method": ("dgnet", "lsgan", "pose"),
+    "beta_on": ("query", "both"), "ea_block": ("bottleneck", "basic"), "ea_init": ("imagenet", "rendered", "teacher", "random"), "g_init": ("random", "rendered"), "method": ("dgnet", "lsgan", "pose", "bound"),
     "compile": (False, True, "reduce-overhead", "max-autotune"), "checkpointing": (False, True, "losses"),
 }
 SHARES = ("flip", "erasing", "drop_prim", "drop_fine", "encoder_again", "warm_up", "ramp", "code_ramp", "momentum", "teacher_erasing")   # from 0 to 1

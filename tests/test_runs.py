@@ -182,7 +182,7 @@ def test_one_run_that_fails_does_not_stop_the_others(runs, run, capsys):
     jobs = runs.plan_runs([runs.Recipe("a", (("market", {"teacher_gate": 2.0}), ("market", {"seed": 11})))], "smoke", {})
     failed = runs.train_all(jobs, "smoke")
     assert list(failed) == [runs.run_key(jobs[0].config)] and "below the 200%" in failed[runs.run_key(jobs[0].config)]
-    assert runs._done(runs.LOCAL / "runs" / runs.run_key(jobs[1].config))
+    assert runs.read_done(runs.LOCAL / "runs" / runs.run_key(jobs[1].config))
 
 
 def test_with_real_photos_only_the_folders_runs_are_needed_as_the_notebook_asks_for_them(runs):
