@@ -69,9 +69,8 @@ def asked_config(tier: str = "mini", dataset: str = "market", recipe: str = "off
     return make_config(tier, dataset, recipe, real, **{**for_all(), **changes})
 
 @lru_cache(maxsize=8)
-def _loaded(dataset: str, path: str) -> ReidData:
-    if dataset != "strangers": return load_dataset(dataset, path)
-    return load_dataset("market", path)._replace(name=dataset)   # a rendered set alone has that name, and Market-1501's layout
+def _loaded(dataset: str, path: str) -> ReidData:   # strangers lie in Market-1501's layout
+    return load_dataset("market" if dataset == "strangers" else dataset, path)._replace(name=dataset)
 
 def get_data(
     cfg: Config,               # `dataset`, and the sizes of a synthetic world
@@ -872,6 +871,7 @@ def true_grid(
     image = render(*cross(a, s), cfg.height, cfg.width).image
     return image.view(len(s.view), len(s.view), *image.shape[1:])
 
+# %% ../nbs/18_runs.ipynb #6e5b047b
 def swap_figure(
     x: torch.Tensor,       # "n 3 h w" sources, in [0, 1]
     grid: torch.Tensor,    # "n n 3 h w" row: appearance, column: structure

@@ -1470,8 +1470,7 @@ def write_domain(
     about = dict(world=world_name, n_train_ids=n_train_ids, n_test_ids=n_test_ids, n_val_ids=n_val_ids, images_per_id=images_per_id, test_images_per_id=test_images_per_id,
                  height=height, width=width, seed=seed, quality=quality, train_cameras=train_cameras, render_version=RENDER_VERSION)  # fmt: skip
     about["hash"] = short_hash(about)
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
+    (root := Path(root)).mkdir(parents=True, exist_ok=True)
     final = root / WORLDS[world_name].folder
     with FileLock(str(root / f".{final.name}.lock")):
         if not _is_complete(final, about): _build(final, about, device, report)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ALONE', 'LOG_COLUMNS', 'Batch', 'swap', 'draw_batch', 'batch_to', 'frozen', 'read', 'Decoded', 'decode_batch',
            'd_step', 'identity_losses', 'image_losses', 'code_losses', 'Fed', 'feed_losses', 'draw_fed', 'loss_groups',
-           'g_step', 'Optimisers', 'make_optimisers', 'Alone', 'TrainState', 'set_rates', 'descend', 'step',
-           'write_log', 'trim_log', 'fit', 'refresh_batch_norm']
+           'g_step', 'Optimisers', 'make_optimisers', 'Alone', 'set_first_weights', 'TrainState', 'set_rates',
+           'descend', 'step', 'write_log', 'trim_log', 'fit', 'refresh_batch_norm']
 
 # %% ../nbs/15_train.ipynb #a63c227e
 import csv
@@ -273,6 +273,20 @@ class Alone:
 
 ALONE = Alone()
 
+# %% ../nbs/15_train.ipynb #d14b48c0
+def set_first_weights(
+    model: DGNet,                         # changed in place
+    cfg: Config,                          # `ea_init`, `g_init`
+    start: nn.Module | None,              # the teacher's backbone
+    maker: dict[str, Tensor] | None,      # weights of E_s, G and D, by their names in DGNet
+) -> None:
+    "Put E_a, and E_s, G, D, where the configuration says that they start. Raises ValueError when what it asks for is not given."
+    if cfg.ea_init in ("teacher", "rendered"):
+        if start is None: raise ValueError(f"ea_init={cfg.ea_init!r} needs the teacher's backbone; give `start`")
+        model.E_a.start_from(start, "the teacher's backbone" + (f", which started from {RENDERED}" if cfg.ea_init == "rendered" else ""))
+    if (cfg.g_init == "rendered") != (maker is not None): raise ValueError("g_init='rendered' and the strangers' E_s, G and D belong together: give `maker` with it, and only with it")
+    if maker is not None: model.load_generator(maker)
+
 # %% ../nbs/15_train.ipynb #d14b48c1
 class TrainState:
     "Everything that training changes: networks, optimisers, sampler, random numbers, iteration. Nothing else is state."
@@ -290,11 +304,7 @@ class TrainState:
         torch.backends.cudnn.benchmark = True   # on a GPU: the shapes of a run stay the same, so its fastest kernels are looked for once
         self.cfg, self.device, self.processes, self.it, self.seconds = cfg, device, processes, 0, 0.0
         self.model = DGNet(cfg, n_ids)
-        if cfg.ea_init in ("teacher", "rendered"):
-            if start is None: raise ValueError(f"ea_init={cfg.ea_init!r} needs the teacher's backbone; give `start`")
-            self.model.E_a.start_from(start, "the teacher's backbone" + (f", which started from {RENDERED}" if cfg.ea_init == "rendered" else ""))
-        if (cfg.g_init == "rendered") != (maker is not None): raise ValueError("g_init='rendered' and the strangers' E_s, G and D belong together: give `maker` with it, and only with it")
-        if maker is not None: self.model.load_generator(maker)
+        set_first_weights(self.model, cfg, start, maker)
         self.model.to(device, memory_format=torch.channels_last).train()
         self.model.G.checkpointing = cfg.checkpointing is True
         compile_networks(self.model, cfg.compile)
