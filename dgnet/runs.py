@@ -9,9 +9,9 @@ __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'BOUND', 'ABLATIONS', 'RIVALS
            'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'starts_from', 'start_folder', 'fill_store', 'get_run',
            'run_on', 'Start', 'get_start', 'Rival', 'get_rival', 'Bound', 'get_bound', 'unseen_swaps', 'Recipe',
            'choose', 'work', 'Job', 'plan_one', 'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters',
-           'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side', 'train_all', 'reproduce', 'all_labels',
-           'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli', 'seven_people', 'true_grid',
-           'swap_figure']
+           'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side', 'train_all', 'is_shipped', 'execute_all',
+           'show_shipped', 'reproduce', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
+           'reproduce_cli', 'seven_people', 'true_grid', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
 import argparse
@@ -722,6 +722,48 @@ def train_all(
     side_by_side(order, workers, do, apart)
     return failed
 
+# %% ../nbs/18_runs.ipynb #33590e3a
+def is_shipped(
+    recipe: Recipe,   # a notebook
+    tier: str,
+) -> bool:
+    "Whether every run that it asks for at that tier comes with the package, so that it needs no training."
+    keys = [run_key(make_config(tier, d, **c)) for d, c in recipe.runs]
+    return bool(keys) and all(find_folder(k).is_relative_to(WEIGHTS) for k in keys)
+
+def execute_all(
+    notebooks: list[Recipe],
+    tier: str,
+    paths: dict[str, str],
+    workers: int,
+    force: bool,
+    skipped: Callable[[Recipe], bool] = lambda n: False,  # whether a run that it needs is missing
+) -> list[str]:
+    "Run notebooks side by side, a line for each; what failed, in words."
+    failed = []
+    def execute(n: Recipe) -> None:
+        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "free": n.free, "tier": tier, "paths": paths, "force": force}
+        if skipped(n): said = "left out: a run that it needs failed"
+        else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
+        if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
+        print(f"{n.stem:28s} {said}", flush=True)
+    side_by_side(notebooks, workers, execute)
+    return failed
+
+def show_shipped(
+    notebooks: list[Recipe],  # from `choose`
+    workers: int,
+    force: bool,
+) -> list[str]:
+    "First pictures: the notebooks that need only what comes with the package, at tier midi, before anything is trained. Returns what failed."
+    ready = [n for n in notebooks if is_shipped(n, "midi")]
+    if not ready: return []
+    began = time.monotonic()
+    print(f"from the weights that come with the package (tier midi): {len(ready)} notebooks, no training", flush=True)
+    failed = execute_all(ready, "midi", {}, workers, force)
+    print(f"pictures and tables of tier midi are in {(FIGURES / 'midi').relative_to(ROOT)}, after {time.monotonic() - began:.0f} s", flush=True)
+    return failed
+
 # %% ../nbs/18_runs.ipynb #33590e35
 def reproduce(
     tier: str = "mini",                   # smoke, mini, midi, full or paper
@@ -737,19 +779,17 @@ def reproduce(
     notebooks = [n for n in choose(only, skip) if not paths or n.needs(paths)]
     if paths and not notebooks: raise ValueError(f"--data {' '.join(paths)}: no notebook that was asked for uses it. Leave --only out, or give the dataset that it is about")
     workers = workers or (1 if tier == "smoke" or default_device().type != "cpu" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    began, jobs = time.monotonic(), plan_runs(notebooks, tier, paths)
+    began = time.monotonic()
+    failed = [] if paths or tier != "mini" else show_shipped(notebooks, workers, force)
+    jobs = plan_runs(notebooks, tier, paths)
     at_once = f"{'one at a time' if workers == 1 else f'{workers} at a time, one thread each'}, on {device_name(default_device())}"
     extra = walkthroughs(walk) if walk or tier == "mini" and notebooks and not (paths or only) else []
     print(f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} notebooks{f' and {len(extra)} walk-throughs' if extra else ''} to run, {at_once}", flush=True)
     broken = train_all(jobs, tier, min(workers, len(jobs) or 1))
-    failed, lost = list(broken.values()), {(j.dataset, short_hash(j.changes)) for j in jobs if run_key(j.config) in broken}
-    def execute(n: Recipe) -> None:
-        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "free": n.free, "tier": tier, "paths": paths, "force": force}
-        if any((d, short_hash(c)) in lost for d, c in n.needs(paths)): said = "left out: a run that it needs failed"
-        else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
-        if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
-        print(f"{n.stem:28s} {said}", flush=True)
-    side_by_side(notebooks + (extra if walk or not broken else []), workers, execute)
+    failed += broken.values()
+    lost = {(j.dataset, short_hash(j.changes)) for j in jobs if run_key(j.config) in broken}
+    def skipped(n: Recipe) -> bool: return any((d, short_hash(c)) in lost for d, c in n.needs(paths))
+    failed += execute_all(notebooks + (extra if walk or not broken else []), tier, paths, workers, force, skipped)
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
         print(f"report: {write_report(FIGURES / 'report.html', all_labels()).relative_to(ROOT)}")

@@ -164,7 +164,7 @@ RANK = [
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/whole.png", ("whole.png",)),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/nowhere/o.png", ("nowhere",)),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --csv {d}/good/list.csv", ("list.csv", "dataset")),
-    Case("rank", "{d}/whole.png --gallery {d}/good", ("--model", "required")),
+    Case("rank", "{d}/whole.png --gallery {d}/good", ("no model", "--model FILE")),
 ]
 
 
@@ -275,8 +275,9 @@ def test_there_are_enough_and_each_is_another():
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda c: f"{c.command} {c.args}"[:90])
 def test_a_bad_input_gets_one_message_and_changes_nothing(place, case, capsys, monkeypatch, tmp_path):
-    import dgnet.own, dgnet.runs
+    import dgnet.model, dgnet.own, dgnet.runs
     for module in (dgnet.own, dgnet.runs): monkeypatch.setattr(module, "LOCAL", tmp_path / "local")
+    monkeypatch.setattr(dgnet.model, "WEIGHTS", tmp_path / "weights")   # a package that came without models
     monkeypatch.chdir(tmp_path); before = state(place)
     try: code = command(case.command)(arguments(case, place))
     except SystemExit as e: code = e.code   # the parser's own refusals

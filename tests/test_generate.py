@@ -590,6 +590,7 @@ def test_a_terminal_that_cannot_show_a_name(model, two, tmp_path, monkeypatch):
 def test_every_mistake_is_one_line_and_changes_nothing(model, flat, two, tmp_path, monkeypatch, capsys):
     a, b = two
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dgnet.model.WEIGHTS", tmp_path / "none")   # a package that came without models
     photo(tmp_path / "there.png", 3)
     (tmp_path / "empty").mkdir(); (tmp_path / "notes").mkdir(); (tmp_path / "notes" / "a.txt").touch(); (tmp_path / "void.jpg").touch(); (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "cut.jpg").write_bytes(a.read_bytes()[:300]); (tmp_path / "noise.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
