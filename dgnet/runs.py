@@ -549,8 +549,8 @@ def plan_runs(
 # %% ../nbs/18_runs.ipynb #ba041824
 class Progress:
     "One line on the terminal: which runs, how far, their losses, and how long all of it will still take."
-    def __init__(self, jobs: list[Job], workers: int = 1, stream=sys.stderr):
-        self.jobs, self.workers, self.stream = jobs, workers, stream
+    def __init__(self, jobs: list[Job], workers: int = 1, stream=None):   # None: standard error
+        self.jobs, self.workers, self.stream = jobs, workers, stream or sys.stderr
         self.spent, self.active, self.done, self.first, self.last = [0.0] * len(jobs), {}, 0, None, 0.0
 
     def left(self, now: float) -> float | None:
