@@ -10,7 +10,7 @@ __all__ = ['LATER', 'THREE', 'CONTROL', 'OFFLINE', 'BOUND', 'ABLATIONS', 'SEEDS'
            'run_on', 'Start', 'get_start', 'Rival', 'get_rival', 'Bound', 'get_bound', 'unseen_swaps', 'Recipe',
            'choose', 'work', 'Job', 'plan_one', 'plan_runs', 'Progress', 'notebook_stamp', 'check_parameters',
            'run_notebook', 'obtain', 'worker', 'call_worker', 'side_by_side', 'train_all', 'is_shipped', 'execute_all',
-           'show_shipped', 'reproduce', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
+           'show_shipped', 'reproduce', 'shown_tier', 'all_labels', 'walkthroughs', 'stored', 'forecast', 'parse_paths',
            'reproduce_cli', 'seven_people', 'true_grid', 'swap_figure']
 
 # %% ../nbs/18_runs.ipynb #faffff0f
@@ -799,6 +799,11 @@ def reproduce(
 
 # %% ../nbs/18_runs.ipynb #49ef7338
 SHOWN = {"20_generate": ("generate_examples",), "21_rank": ("rank_examples",), "22_own": ("own_training", "contact_sheet"), "23_studio": ("studio_board",)}   # walk-throughs that store pictures of the mini run
+
+def shown_tier() -> str:
+    "The tier whose Market-like run the walk-throughs show: midi where it comes with the package, mini where it was trained here, else smoke; under nbdev_test always smoke."
+    if os.environ.get("IN_TEST") == "1": return "smoke"
+    return next((t for t in ("midi", "mini") if read_done(find_folder(run_key(make_config(t, "market"))))), "smoke")
 
 def all_labels() -> list[str]:
     "The names of all artefacts that there could be, in the order of the report."
