@@ -111,8 +111,29 @@ def test_a_shipped_run_is_found_and_not_trained(runs, run, monkeypatch, tmp_path
     assert again.folder.is_relative_to(tmp_path / "weights") and again.provenance == run.provenance
     for k, v in run.model.state_dict().items(): assert torch.allclose(v.float(), again.model.state_dict()[k].float(), rtol=1e-3, atol=1e-4), k
     assert not any(p.name == "lock" for p in (tmp_path / "weights").rglob("*") if p.parent.name not in {f.name for f in folders}), "nothing is written beside them"
+    assert runs.is_shipped(runs.Recipe("a", (("market", RENDERED),)), "smoke") and not runs.is_shipped(runs.Recipe("a", (("market", RENDERED), ("duke", {}))), "smoke")
+    assert not runs.is_shipped(runs.Recipe("a", ()), "smoke"), "a notebook without runs is made at any time"
     monkeypatch.setenv("DGNET_FRESH", "1")
     assert runs.find_folder(run.folder.name) == tmp_path / "local" / "runs" / run.folder.name, "made anew when asked to"
+
+
+def test_what_is_shipped_is_shown_before_anything_is_trained(runs, monkeypatch, capsys):
+    order = []
+    monkeypatch.setattr(runs, "is_shipped", lambda n, tier: n.stem in ("fig1_swap_grid", "fig5_interp_appearance"))
+    monkeypatch.setattr(runs, "plan_runs", lambda *a: [])
+    monkeypatch.setattr(runs, "train_all", lambda *a: order.append("train") or {})
+    monkeypatch.setattr(runs, "run_notebook", lambda n, tier, paths, force: order.append((n.stem, tier)) or "1 s")
+    monkeypatch.setattr(runs, "refresh_readme", lambda *a: None); monkeypatch.setattr(runs, "write_report", lambda *a: runs.ROOT / "figures" / "report.html")
+    assert runs.reproduce("mini", ["fig1", "fig5", "fig9"], workers=1) == []
+    assert order == [("fig1_swap_grid", "midi"), ("fig5_interp_appearance", "midi"), "train", ("fig1_swap_grid", "mini"), ("fig5_interp_appearance", "mini"), ("fig9_interp_structure", "mini")]
+    said = capsys.readouterr().out
+    assert said.index("2 notebooks, no training") < said.index("tier mini: 0 runs to train") and "figures/midi" in said
+
+
+def test_fresh_reaches_the_workers(runs, monkeypatch):
+    monkeypatch.delenv("DGNET_FRESH", raising=False)
+    monkeypatch.setattr(runs, "reproduce", lambda *a: [])
+    assert runs.reproduce_cli(["--tier", "smoke", "--fresh"]) == 0 and os.environ.pop("DGNET_FRESH") == "1"
 
 
 # --- models by name -------------------------------------------------------------------------------------------------
