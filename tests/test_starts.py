@@ -203,3 +203,39 @@ def test_grey_things_keep_their_brightness():
     a, b = (mixed_grey(normalise(x), 2.0) for _ in range(2))
     assert (a - b).abs().mean() > 0.1, "what has colour does not"
     assert torch.allclose((mixed_grey(normalise(torch.full((2000, 3, 1, 1), 0.5) + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)), 1.0)).mean(), (torch.tensor(0.6) - 0.449) / 0.226, atol=0.05), "on average it is the mean"
+
+
+# --- what is shipped ------------------------------------------------------------------------------------------------
+
+def shipped_folders():
+    from dgnet.core import WEIGHTS
+    return sorted(p.parent for p in WEIGHTS.glob("*/done.json"))
+
+
+@pytest.mark.parametrize("folder", shipped_folders(), ids=lambda p: p.name)
+def test_a_shipped_run_is_the_run_of_todays_configuration(folder):
+    from dgnet.config import RUN_VERSION, make_config, run_key
+    from dgnet.core import short_hash
+    from dgnet.teacher import teacher_config
+    dataset, tier = folder.name.split("-")[:2]
+    cfg = make_config(tier, dataset)
+    teacher = f"{dataset}-{tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}"
+    assert folder.name in (run_key(cfg), teacher), "ship it anew, or take the change of its configuration back: it would never be found"
+
+
+@pytest.mark.parametrize("name", [f.name for f in shipped_folders() if (f / "model.safetensors").exists()])
+def test_a_shipped_model_loads_and_is_on_the_card(name):
+    from dgnet.core import WEIGHTS
+    from dgnet.model import DGNet
+    file = WEIGHTS / name / "model.safetensors"
+    model = DGNet.load(file)   # checks its own hash
+    assert all(v.isfinite().all() for v in model.state_dict().values()) and file.stat().st_size < 12e6
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    assert f"| {'-'.join(reversed(name.split('-')[:2]))} |" in card and model.metrics["both"]["mAP"] > 0.3
+
+
+def test_the_package_stays_small_and_names_no_machine():
+    from dgnet.core import WEIGHTS
+    files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 60e6
+    assert not [f for f in files if f.suffix in (".json", ".csv", ".md") and any(w in f.read_text(encoding="utf-8") for w in ("/root", "/home", "/work/", "/tmp"))]
