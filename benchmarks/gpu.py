@@ -316,8 +316,9 @@ def speeds(cfg, device: str, seconds: float) -> dict:
 
 def needed(jobs: list, s: dict) -> float:
     "Seconds that the jobs train, at these speeds."
+    from dgnet.bound import bound_iterations
     from dgnet.runs import TEACHER_STEP
-    return sum(s["teacher"] * j.teacher + (s["dgnet"] * (j.cost - TEACHER_STEP * j.teacher) if j.config.method == "dgnet" else s["rival"] * j.config.rival_iter) for j in jobs)
+    return sum(s["teacher"] * j.teacher + (s["dgnet"] * (j.cost - TEACHER_STEP * j.teacher) if j.config.method == "dgnet" else s["rival"] * (bound_iterations(j.config) if j.config.method == "bound" else j.config.rival_iter)) for j in jobs)
 
 
 def _schedule(task: dict) -> int:

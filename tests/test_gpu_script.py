@@ -98,7 +98,7 @@ def test_the_schedule_is_scaled_to_the_budget(gpu, tmp_path, monkeypatch):
     whole = gpu.needed(jobs, speeds)
     cfg = jobs[0].config
     main = next(j for j in jobs if j.changes == {})
-    assert whole == pytest.approx(0.5 * cfg.teacher_iter + main.spent(cfg.n_iter) + 2 * 0.25 * cfg.rival_iter)
+    assert whole == pytest.approx(0.5 * cfg.teacher_iter + main.spent(cfg.n_iter) + 2 * 0.25 * cfg.rival_iter + 0.25 * cfg.n_iter), "teacher, run, two rivals, the bound of Figure 1"
     task = {"tier": "full", "labels": ["fig1", "table2"], "paths": {}, "budget": whole, "out": str(tmp_path / "s.json"), "share": 0.5}
     gpu._schedule(task)
     found = json.loads((tmp_path / "s.json").read_text())
@@ -239,7 +239,7 @@ def test_interrupted_and_called_again_it_trains_draws_and_packs(tmp_path):
     second = command(*common, root=root)
     assert second.returncode == 0, second.stdout + second.stderr
     status = json.loads((out / "status.json").read_text())
-    assert status["stages"]["runs"]["trained"] == ["market DG-Net"] and status["stages"]["runs"]["notebooks"] == ["fig1_swap_grid"] and len(status["calls"]) == 2
+    assert status["stages"]["runs"]["trained"] == ["market DG-Net", "market bound"] and status["stages"]["runs"]["notebooks"] == ["fig1_swap_grid"] and len(status["calls"]) == 2
     assert command("unpack", out, "--into", home).returncode == 0
     assert (home / "local/executed/smoke/fig1_swap_grid.ipynb").is_file() and len(list(home.glob("local/runs/market-smoke-*/log.csv"))) >= 1
     from safetensors import safe_open
