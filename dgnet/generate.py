@@ -676,7 +676,7 @@ _COMMANDS = ("swap", "grid", "interpolate", "set", "photos")
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS, help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: midi-market, rendered people)")
+    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS, help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: the best that comes with the package; rendered people)")
     one = argparse.ArgumentParser(add_help=False, parents=[shared])
     one.add_argument("--force", action="store_true", help="replace --out if it is there")
     one.add_argument("--size", type=_size, metavar="HxW", help="height x width of a picture in pixels; model (default); photo: the structure photo's. Resized by the bicubic filter")

@@ -558,7 +558,7 @@ def rank_cli(
     "The command `dgnet_rank`."
     parser = argparse.ArgumentParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in the folder is changed.", allow_abbrev=False)
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="photos of whom to look for")
-    parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: midi-market, rendered people)")
+    parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: the best that comes with the package; rendered people)")
     parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder or .csv file, or a folder of photos")
     parser.add_argument("--name", help="take the gallery for this layout: " + ", ".join(DATASETS))
     parser.add_argument("--out", metavar="FILE.png", help="write the ranked strip, one row per query")
