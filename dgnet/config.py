@@ -149,7 +149,7 @@ TIERS: dict[str, dict[str, Any]] = {
 
 # %% ../nbs/01_config.ipynb #8de327f0
 PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {   # where a world's runs differ from the others of its tier
-    ("mini", "strangers"): dict(people=2000, shots=6, cameras=3, test_people=100, batch=4, n_iter=6_000, teacher_iter=6_000, lr_id=0.01, teacher_lr=0.05, feed=False, precision="bfloat16"),   # what the others start from: trained once, for an hour and for hours
+    ("mini", "strangers"): dict(people=2000, shots=4, cameras=2, test_people=100, batch=4, n_iter=6_000, teacher_iter=2_500, lr_id=0.002, teacher_lr=0.05, feed=False, precision="bfloat16"),   # what the others start from: trained once, for an hour and for hours
     ("midi", "strangers"): dict(people=2000, shots=6, cameras=3, test_people=100, n_iter=8_000, teacher_iter=5_000, lr_id=0.002, teacher_lr=0.05, feed=False, precision="bfloat16"),
 }
 REAL: dict[str, dict[str, Any]] = {   # real sets are ten times larger than the rendered ones: more lessons for the teacher

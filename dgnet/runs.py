@@ -193,7 +193,8 @@ def get_teacher(
             labels = torch.from_numpy(relabel(data.train.ids))
             began, start = time.monotonic(), get_start(cfg).backbone if cfg.ea_init == "rendered" else None
             net = train_teacher(photos(data.train, cfg), labels, cfg, folder, report, default_device(), save_every=save_every, start=start)
-            save_weights(net, folder / "teacher.safetensors")
+            save_weights(net, folder / "teacher.safetensors", torch.float16)   # half precision, read back: whoever has the file has the very teacher that the run had
+            load_weights(net, folder / "teacher.safetensors")
             val = (data.val_query, data.val_gallery) if data.val_query is not None else (data.query, data.gallery)
             r = rank(net, *val, cfg)["both"]
             about = write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": r.rank1, "mAP": r.mAP,
