@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISSING', 'PAPER', 'STYLE', 'SCRIPT', 'PAGE_LIMIT', 'decimals', 'number_text', 'in_order', 'html_table', 'csv_rows',
            'training_words', 'data_words', 'provenance_list', 'read_artifact', 'Item', 'items_of', 'picture_html',
-           'other_numbers', 'fact_line', 'report_section', 'stored_artifact', 'Part', 'contents', 'report_parts',
-           'report_page', 'write_report', 'refresh_readme']
+           'other_numbers', 'fact_line', 'report_section', 'stored_artifacts', 'stored_artifact', 'at_home', 'Part',
+           'contents', 'report_parts', 'report_page', 'write_report', 'refresh_readme']
 
 # %% ../nbs/17_report.ipynb #e47715ef
 import base64
@@ -245,7 +245,7 @@ def report_section(
     number: int | None = None,  # of several tables in one artefact, this one: rows whose column `table` says so
     packed: str | int = "png",  # as in `picture_html`
 ) -> str:
-    "One artefact as HTML: what made it, the paper's values beside ours, its picture, its table, its provenance."
+    "One artefact as HTML: what made it, the paper's values beside ours, its picture, its table, its provenance; `mini` beside a more telling tier, folded."
     about = read_artifact(path)
     with _naming(path):
         claim, comparison, table = about["rows"].get("claim") or "", about["rows"].get("comparison"), about["table"]
@@ -257,7 +257,10 @@ def report_section(
         picture = path.with_suffix(".png")
         if picture.exists(): parts.append(picture_html(picture, f"{name}. {claim}".strip(), packed))
         if table: parts.append(html_table(table, f"{name}: our table"))
-        return "\n".join(p for p in [*parts, other_numbers(about["rows"], columns), provenance_list(about)] if p)
+        parts += [other_numbers(about["rows"], columns), provenance_list(about)]
+        mini = path.parent.parent / "mini" / path.name
+        if about["tier"] in ("full", "midi") and mini.exists(): parts.append(f"<details class='more'><summary>Tier mini: what your own machine makes in an hour</summary>{report_section(mini, f'{name} at mini', number, packed)}</details>")
+        return "\n".join(p for p in parts if p)
 
 # %% ../nbs/17_report.ipynb #ef9a0ac5
 STYLE = """
@@ -370,12 +373,27 @@ paper's values beside ours. {count}</p>
 beside each other, never instead of each other. The label <span class="badge tier">tier …</span> says how large the networks were: <em>mini</em>, narrow ones on small rendered pictures, made on a CPU; <em>full</em>, the paper's on rendered
 pictures; <em>paper</em>, the paper's on photographs. Headings of tables sort them, pictures grow at a click.</p>"""
 
+def stored_artifacts(
+    label: str,      # as it was saved
+    figures: Path,   # the folder of the tiers
+) -> list[Path]:
+    "The JSON files of an artefact, the most telling tier first."
+    return [p for t in ("full", "midi", "mini") if (p := figures / t / f"{label}.json").exists()]
+
 def stored_artifact(
     label: str,      # as it was saved
     figures: Path,   # the folder of the tiers
 ) -> Path | None:
     "The JSON of an artefact in the most telling tier there is; None when there is none."
-    return next((p for t in ("full", "midi", "mini") if (p := figures / t / f"{label}.json").exists()), None)
+    return next(iter(stored_artifacts(label, figures)), None)
+
+def at_home(
+    label: str,      # of an artefact
+    figures: Path,
+) -> dict | None:
+    "The artefact at `mini`, which everybody's machine makes in an hour, when a more telling tier is shown; else None."
+    tiers = stored_artifacts(label, figures)
+    return read_artifact(tiers[-1]) if len(tiers) > 1 and tiers[-1].parent.name == "mini" else None
 
 # %% ../nbs/17_report.ipynb #9751b571
 class Part(NamedTuple):
@@ -472,7 +490,9 @@ def refresh_readme(
             table = found.with_suffix(".md").read_text(encoding="utf-8").strip() if found.with_suffix(".md").exists() else ""
             if "floats" in about and about["table"]: table = pd.DataFrame(about["table"]).to_markdown(index=False, floatfmt=about["floats"])
         facts = ", ".join(str(f) for f in (f"Tier {about['tier']}", data_words(p), p.get("device"), training_words(p), p.get("precision")) if f)
-        return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n*{facts}.*\n<!-- end -->"
+        mini = None if "/" in mark[1] else at_home(mark[1], figures)
+        beside = f"\n\nAt `mini`, what your own machine makes in an hour: {mini['rows'].get('claim', '')}" if mini else ""
+        return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n*{facts}.*{beside}\n<!-- end -->"
     text = re.sub(r"<!-- artefact: ([\w/]+) -->.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.S)
     path.write_text(text, encoding="utf-8")
     return text
