@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
-           'default_device', 'fast_bfloat16', 'device_name', 'keep_freed_memory', 'per_channel', 'normalise',
-           'denormalise', 'from_uint8', 'to_uint8', 'send', 'pick', 'resident', 'image_grid', 'show_images',
-           'set_style', 'local_file', 'writing', 'code_version', 'package_versions', 'short_hash', 'Artifact',
-           'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
+           'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
+           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'send', 'pick', 'resident', 'image_grid',
+           'show_images', 'set_style', 'local_file', 'writing', 'code_version', 'package_versions', 'short_hash',
+           'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -75,6 +75,14 @@ def device_name(
     if device.type == "cuda": return torch.cuda.get_device_name(device)
     n = torch.get_num_threads()
     return f"CPU {platform.machine()}, {n} thread{'s' if n > 1 else ''}"
+
+def arithmetic(
+    device: torch.device,  # what the numbers were computed on
+) -> str:
+    "What decides how sums are rounded: library, instructions, threads. Runs with the same words give the same bits, up to a library's choice by the exact model of processor."
+    if device.type == "cuda": return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    kinds = [name for name, f in (("AVX512-BF16", "_is_avx512_bf16_supported"), ("AMX", "_is_amx_tile_supported")) if getattr(torch.cpu, f, bool)()]
+    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *kinds, device_name(device)])
 
 # %% ../nbs/00_core.ipynb #8378815c
 def keep_freed_memory() -> bool:

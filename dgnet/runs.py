@@ -39,7 +39,7 @@ from torch import nn
 from .appearance import RENDERED, BaselineNet
 from .bound import BoundState, bound_iterations, draw_true_swaps, train_bound
 from .config import RUN_VERSION, TIERS, Config, make_config, recipe_words, run_key, strangers_config, strangers_key
-from .core import FIGURES, LOCAL, ROOT, WEIGHTS, artifact_folder, default_device, device_name, find_artifact, normalise, short_hash, to_uint8, writing
+from .core import FIGURES, LOCAL, ROOT, WEIGHTS, arithmetic, artifact_folder, default_device, device_name, find_artifact, normalise, short_hash, to_uint8, writing
 from .data import DATASETS, ReidData, Split, holdout, load_dataset, load_images, relabel
 from .model import DGNet, config_from_dict, load_weights, save_weights
 from .quality import SwapTruth, generate_all, random_pairs, swap_truth
@@ -298,7 +298,7 @@ def _conclude(state: TrainState, teacher: Teacher, data: ReidData, images: torch
     state.model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
     state.model.metrics = _metrics(state, data, pd.read_csv(folder / "log.csv").iloc[-1].dropna().to_dict())
     state.model.eval().save(folder / "model.safetensors", key=run_key(cfg), iterations=state.it)
-    write_done(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"], "device": device_name(state.device), "config": asdict(cfg),
+    write_done(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"], "device": device_name(state.device), "arithmetic": arithmetic(state.device), "config": asdict(cfg),
                      "peak_memory_mb": _peak_memory(), **_trainers(state.processes)})
     (folder / "state.pt").unlink(missing_ok=True)
 
