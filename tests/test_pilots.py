@@ -57,3 +57,13 @@ def test_a_shipped_run_is_found_by_its_key(local, monkeypatch, tmp_path):
     for a, b in ((run.model, again.model), (run.teacher, again.teacher)):
         assert all(torch.allclose(v, w, rtol=1e-3, atol=1e-3) for v, w in zip(a.state_dict().values(), b.state_dict().values()))
     assert "smoke-market" in ship.row(target) and "8 rendered people" in ship.row(target)
+
+
+def test_a_regime_is_measured(local, monkeypatch):
+    sys.path.insert(0, str(BENCH)); regime = importlib.import_module("regime"); sys.path.remove(str(BENCH))
+    monkeypatch.setattr(regime, "REGIMES", {"tiny": ("a tiny one", {"shots": 4})})
+    small = {"ea_init": "rendered", "g_init": "rendered", "precision": "float32"}
+    for name in ("asked_config", "get_run"): monkeypatch.setattr(regime, name, lambda tier, *a, made=getattr(local, name), **k: made("smoke", *a, **small | k))
+    row = regime.run_regime("tiny", 0)
+    assert set(row) == set(regime.COLUMNS) and row["photos"] == 32
+    assert 0 < row["control"] <= 100 and row["worth"] == row["true swaps"] - row["control"]

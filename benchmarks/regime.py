@@ -1,0 +1,71 @@
+"""Whom should mini train on? What *perfect* pictures are worth to E_a, for several choices of people, photos, cameras and learning rate: true swaps with the teacher's label against the control, on validation people.
+
+    python benchmarks/regime.py --list
+    python benchmarks/regime.py --only mini slow --seed 0        # adds rows to figures/regime.csv, which the notebook study_pilots reads
+"""
+import argparse
+import csv
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dgnet.bound import draw_true_swaps
+from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
+from dgnet.data import relabel
+from dgnet.runs import asked_config, get_data, get_run, get_start, get_teacher, photos, rank
+from dgnet.synthetic import read_factors
+from dgnet.train import Fed, TrainState, fit, refresh_batch_norm
+
+REGIMES = {   # name: (in words, what is changed from mini)
+    "mini": ("150 people, 3 photos, 2 cameras", {}),
+    "slow": ("E_a at half the rate", dict(lr_id=0.001)),
+    "fast": ("E_a at twice the rate", dict(lr_id=0.004)),
+    "one_camera": ("4 photos by one camera", dict(shots=4, cameras=1)),
+    "eight": ("8 photos by 4 cameras", dict(shots=8, cameras=4)),
+    "few": ("50 people", dict(people=50)),
+}
+COLUMNS = ("regime", "changed", "seed", "photos", "teacher", "teacher R@1", "control", "true swaps", "worth", "minutes", "device", "date")
+
+
+def with_true_swaps(cfg, data, teacher):
+    "E_a, fed from the warm-up on with true swaps in place of G's: four of every photo, drawn once."
+    cfg, images, labels = replace(cfg, offline=True), photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
+    swaps = draw_true_swaps(images, *read_factors(data.root).lookup(data.train.paths), cfg)
+    state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, default_device(), maker=get_start(cfg).generator)
+    fit(state, teacher.net.train(cfg.teacher_train), images, labels, store=Fed(swaps.truth, labels[swaps.i], labels[swaps.j]))
+    refresh_batch_norm(state.model.E_a, images, cfg)
+    return state.model.eval().E_a
+
+
+def run_regime(name: str, seed: int, dataset: str = "duke") -> dict:
+    "Teacher, control and E_a with true swaps, in one regime: mAP in per cent, both features, validation people."
+    said, changes = REGIMES[name]
+    cfg, began = asked_config("mini", dataset, seed=seed, **changes), time.process_time()
+    data = get_data(cfg)
+    teacher = get_teacher(cfg, data)
+    def mean_ap(net): return 100 * rank(net, data.val_query, data.val_gallery, cfg)["both"].mAP
+    control = mean_ap(get_run("mini", dataset, generate=False, seed=seed, **changes).model.E_a)
+    true = mean_ap(with_true_swaps(cfg, data, teacher))
+    return {"regime": name, "changed": said, "seed": seed, "photos": data.train.n, "teacher": 100 * teacher.about["mAP"], "teacher R@1": 100 * teacher.about["rank1"], "control": control, "true swaps": true,
+            "worth": true - control, "minutes": (time.process_time() - began) / 60, "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=REGIMES, default=list(REGIMES)); parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=FIGURES / "regime.csv"); parser.add_argument("--list", action="store_true")
+    a = parser.parse_args()
+    if a.list: return print(*(f"{k:12s} {said}" for k, (said, _) in REGIMES.items()), sep="\n")
+    torch.set_num_threads(1); keep_freed_memory()
+    for name in a.only:
+        row, new = run_regime(name, a.seed), not a.out.exists()
+        with a.out.open("a", newline="", encoding="utf-8") as f:
+            out = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+            if new: out.writeheader()
+            out.writerow({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
+        print({k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
+
+if __name__ == "__main__": main()
