@@ -134,7 +134,7 @@ TIERS: dict[str, dict[str, Any]] = {
                   merge_passes=True, bn_on_real=True, lr_id=0.01, lr_gen=1e-3, teacher_iter=10, teacher_batch=8, rival_iter=4),
     "mini": dict(height=64, width=32, batch=4, pad=3, people=150, shots=3, test_people=300, test_shots=8, val_people=300,
                  ea_block="basic", ea_blocks=(2, 2, 2, 2), ea_width=32, ea_pool=False, ea_init="rendered", g_init="rendered", embed_dim=128, es_width=8, n_down=1,
-                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=12, n_iter=600, warm_up=0.4, decay_at=(0.8, 0.95),
+                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=12, n_iter=500, warm_up=0.4, decay_at=(0.8, 0.95),
                  lam_img=20.0, teacher_train=False, fine_ramped=False, alpha=0.0, code1_live=True, code_ramped=False, lam_cyc=0.0, grey_mix=2.0,
                  merge_passes=True, bn_on_real=True, lr_id=0.002, head_lr=5.0, lr_gen=1e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_lr=0.02, teacher_batch=32, teacher_gate=0.25, rival_iter=800),
     "midi": dict(height=128, width=64, batch=4, pad=5, people=1500, shots=4, test_people=150, test_shots=8, val_people=120,
