@@ -110,6 +110,7 @@ def main() -> None:
     a = parser.parse_args()
     if a.list: return print(*(f"{k:22s} {t:5s} {said}" for k, (t, said, _) in PILOTS.items()), sep="\n")
     torch.set_num_threads(1); keep_freed_memory()
+    a.out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
     for name in a.only:
         rows, new = run_pilot(name, a.minutes, a.seed), not a.out.exists()
         with a.out.open("a", newline="", encoding="utf-8") as f:

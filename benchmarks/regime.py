@@ -59,6 +59,7 @@ def main() -> None:
     a = parser.parse_args()
     if a.list: return print(*(f"{k:12s} {said}" for k, (said, _) in REGIMES.items()), sep="\n")
     torch.set_num_threads(1); keep_freed_memory()
+    a.out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
     for name in a.only:
         row, new = run_regime(name, a.seed), not a.out.exists()
         with a.out.open("a", newline="", encoding="utf-8") as f:
