@@ -5,6 +5,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from dgnet.teacher import make_teacher
 
 CARD = """# Models that come with dgnet
 
-Each folder is a run, found by its key before anything is trained: `model.safetensors` (E_a with its heads, E_s, G and D; float16, configuration, class names and metrics in the header), `log.csv`, `done.json`, and in `…-teacher-…` the teacher of a run.
+Each folder is a run, found by its key before anything is trained: `model.safetensors` (E_a with its heads, E_s, G and D; float16, configuration, class names and metrics in the header), `log.csv`, `done.json`, in `…-teacher-…` the teacher of a run, and in `bound.safetensors` its bound.
 `DGNet.from_pretrained("midi-market")` loads one by name. `dgnet_reproduce --tier TIER --fresh` trains them anew; `benchmarks/ship.py` put them here.
 
 | name | trained on | for | on | iterations | recipe | starts from | MB |
@@ -37,8 +38,18 @@ def copy_teacher(folder: Path, cfg, n_ids: int) -> None:
     save_weights(net, target / "teacher.safetensors", torch.float16); shutil.copy(folder / "done.json", target)
 
 
+def copy_bound(cfg) -> None:
+    "The bound of a run, float16, where there is one."
+    name = run_key(replace(cfg, method="bound"))
+    source, target = LOCAL / "runs" / name, WEIGHTS / name
+    if not read_done(source): return
+    target.mkdir(parents=True, exist_ok=True)
+    model = DGNet.load(source / "bound.safetensors")
+    model.save(target / "bound.safetensors", torch.float16, **model.metadata); shutil.copy(source / "done.json", target)
+
+
 def ship(tier: str, dataset: str) -> Path:
-    "Copy one finished run of today's configuration. Raises FileNotFoundError when there is none."
+    "Copy one finished run of today's configuration, with its teacher and its bound. Raises FileNotFoundError when there is none."
     cfg = make_config(tier, dataset)
     source, target = LOCAL / "runs" / run_key(cfg), WEIGHTS / run_key(cfg)
     if not read_done(source): raise FileNotFoundError(f"{source.name}: not trained yet. Train it first: get_run({tier!r}, {dataset!r})")
@@ -47,7 +58,7 @@ def ship(tier: str, dataset: str) -> Path:
     model = DGNet.load(source / "model.safetensors")
     model.save(target / "model.safetensors", torch.float16, **model.metadata)
     for f in ("done.json", "log.csv"): shutil.copy(source / f, target)
-    if dataset != "strangers": copy_teacher(teacher_folder(cfg), cfg, model.n_ids)
+    if dataset != "strangers": copy_teacher(teacher_folder(cfg), cfg, model.n_ids); copy_bound(cfg)
     return target
 
 

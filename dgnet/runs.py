@@ -417,9 +417,9 @@ def get_bound(
             state = BoundState(run.config, run.model, default_device())
             factors = read_factors(run.data.root).lookup(run.data.train.paths)
             model = train_bound(state, draw_true_swaps(photos(run.data.train, cfg), *factors, cfg), folder, report)
-            model.save(folder / "model.safetensors", key=run_key(cfg), iterations=state.it)
+            model.save(folder / "bound.safetensors", key=run_key(cfg), iterations=state.it)
             write_done(folder, {"seconds": state.seconds, "device": device_name(state.device), "iterations": state.it, "config": asdict(cfg)})
-    return Bound(DGNet.load(folder / "model.safetensors", default_device()), {k: v for k, v in read_done(folder).items() if k != "config"})
+    return Bound(DGNet.load(folder / "bound.safetensors", default_device()), {k: v for k, v in read_done(folder).items() if k != "config"})
 
 # %% ../nbs/18_runs.ipynb #7d5d7e6b
 def unseen_swaps(
