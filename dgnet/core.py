@@ -301,12 +301,12 @@ def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
     whole = about | {"table": None if table is None else table.to_dict("records"), "floats": floats}
     return _write(path, json.dumps(whole, indent=1, sort_keys=True, default=str) + "\n")
 
-def _make_smaller(path: Path, limit: int = 500_000) -> None:   # grids of photos; the PDF keeps every pixel
+def _make_smaller(path: Path, limit: int = 500_000) -> None:   # grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
     from PIL import Image
-    for share in (1, 0.75, 0.6, 0.5):
+    picture = Image.open(path).convert("RGB")
+    for share in (0.75, 0.6, 0.5, 0.4):
         if path.stat().st_size <= limit: return
-        picture = Image.open(path).convert("RGB") if share == 1 else picture
-        picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS).quantize(256).save(path, optimize=True)
+        picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS).save(path, optimize=True)
 
 def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
