@@ -22,9 +22,14 @@ REGIMES = {   # name: (in words, what is changed from mini)
     "mini": ("150 people, 3 photos, 2 cameras", {}),
     "slow": ("E_a at half the rate", dict(lr_id=0.001)),
     "fast": ("E_a at twice the rate", dict(lr_id=0.004)),
+    "slower": ("E_a at a quarter of the rate", dict(lr_id=0.0005)),
     "one_camera": ("4 photos by one camera", dict(shots=4, cameras=1)),
-    "eight": ("8 photos by 4 cameras", dict(shots=8, cameras=4)),
+    "one_camera_slow": ("4 photos by one camera, E_a at half the rate", dict(shots=4, cameras=1, lr_id=0.001)),
+    "one_camera_slower": ("4 photos by one camera, E_a at a quarter of the rate", dict(shots=4, cameras=1, lr_id=0.0005)),
     "few": ("50 people", dict(people=50)),
+    "few_slow": ("50 people, E_a at half the rate", dict(people=50, lr_id=0.001)),
+    "few_slower": ("50 people, E_a at a quarter of the rate", dict(people=50, lr_id=0.0005)),
+    "eight": ("8 photos by 4 cameras", dict(shots=8, cameras=4)),
 }
 COLUMNS = ("regime", "changed", "seed", "photos", "teacher", "teacher R@1", "control", "true swaps", "worth", "minutes", "device", "date")
 
