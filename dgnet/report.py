@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MISSING', 'PAPER', 'STYLE', 'SCRIPT', 'PAGE_LIMIT', 'decimals', 'number_text', 'in_order', 'html_table', 'csv_rows',
            'training_words', 'data_words', 'provenance_list', 'read_artifact', 'Item', 'items_of', 'picture_html',
-           'other_numbers', 'fact_line', 'report_section', 'stored_artifacts', 'stored_artifact', 'at_home', 'Part',
+           'other_numbers', 'fact_line', 'beside', 'report_section', 'stored_artifacts', 'stored_artifact', 'Part',
            'contents', 'report_parts', 'report_page', 'write_report', 'refresh_readme']
 
 # %% ../nbs/17_report.ipynb #e47715ef
@@ -239,6 +239,13 @@ def fact_line(
     return f"<p class='facts'>{badges}{html.escape(' · '.join(str(f) for f in facts if f))}</p>"
 
 # %% ../nbs/17_report.ipynb #3d645888
+def beside(
+    path: Path,   # the JSON of an artefact
+) -> Path | None:
+    "That of the same artefact at `mini`, which everybody's machine makes in an hour, where `path` is of a more telling tier; None when there is none."
+    mini = path.parent.parent / "mini" / path.name
+    return mini if path.parent.name in ("full", "midi") and mini.exists() else None
+
 def report_section(
     path: Path,           # the JSON of an artefact
     name: str,            # what the page calls it, e.g. "Table 6"
@@ -258,8 +265,7 @@ def report_section(
         if picture.exists(): parts.append(picture_html(picture, f"{name}. {claim}".strip(), packed))
         if table: parts.append(html_table(table, f"{name}: our table"))
         parts += [other_numbers(about["rows"], columns), provenance_list(about)]
-        mini = path.parent.parent / "mini" / path.name
-        if about["tier"] in ("full", "midi") and mini.exists(): parts.append(f"<details class='more'><summary>Tier mini: what your own machine makes in an hour</summary>{report_section(mini, f'{name} at mini', number, packed)}</details>")
+        if mini := beside(path): parts.append(f"<details class='more'><summary>Tier mini: what your own machine makes in an hour</summary>{report_section(mini, f'{name} at mini', number, packed)}</details>")
         return "\n".join(p for p in parts if p)
 
 # %% ../nbs/17_report.ipynb #ef9a0ac5
@@ -387,14 +393,6 @@ def stored_artifact(
     "The JSON of an artefact in the most telling tier there is; None when there is none."
     return next(iter(stored_artifacts(label, figures)), None)
 
-def at_home(
-    label: str,      # of an artefact
-    figures: Path,
-) -> dict | None:
-    "The artefact at `mini`, which everybody's machine makes in an hour, when a more telling tier is shown; else None."
-    tiers = stored_artifacts(label, figures)
-    return read_artifact(tiers[-1]) if len(tiers) > 1 and tiers[-1].parent.name == "mini" else None
-
 # %% ../nbs/17_report.ipynb #9751b571
 class Part(NamedTuple):
     "A section of the page."
@@ -490,9 +488,9 @@ def refresh_readme(
             table = found.with_suffix(".md").read_text(encoding="utf-8").strip() if found.with_suffix(".md").exists() else ""
             if "floats" in about and about["table"]: table = pd.DataFrame(about["table"]).to_markdown(index=False, floatfmt=about["floats"])
         facts = ", ".join(str(f) for f in (f"Tier {about['tier']}", data_words(p), p.get("device"), training_words(p), p.get("precision")) if f)
-        mini = None if "/" in mark[1] else at_home(mark[1], figures)
-        beside = f"\n\nAt `mini`, what your own machine makes in an hour: {mini['rows'].get('claim', '')}" if mini else ""
-        return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n*{facts}.*{beside}\n<!-- end -->"
+        mini = None if "/" in mark[1] else beside(found)
+        at_home = f"\n\nAt `mini`, what your own machine makes in an hour: {read_artifact(mini)['rows'].get('claim', '')}" if mini else ""
+        return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n*{facts}.*{at_home}\n<!-- end -->"
     text = re.sub(r"<!-- artefact: ([\w/]+) -->.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.S)
     path.write_text(text, encoding="utf-8")
     return text

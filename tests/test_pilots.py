@@ -61,7 +61,7 @@ def test_a_shipped_run_is_found_by_its_key(local, monkeypatch, tmp_path):
 
 def test_a_regime_is_measured(local, monkeypatch):
     sys.path.insert(0, str(BENCH)); regime = importlib.import_module("regime"); sys.path.remove(str(BENCH))
-    monkeypatch.setattr(regime, "REGIMES", {"tiny": ("a tiny one", {"shots": 4})})
+    monkeypatch.setattr(regime, "REGIMES", {"tiny": ("a tiny one", {"shots": 4}, {"people": 10})})
     small = {"ea_init": "rendered", "g_init": "rendered", "precision": "float32"}
     for name in ("asked_config", "get_run"): monkeypatch.setattr(regime, name, lambda tier, *a, made=getattr(local, name), **k: made("smoke", *a, **small | k))
     row = regime.run_regime("tiny", 0)
