@@ -139,7 +139,7 @@ TIERS: dict[str, dict[str, Any]] = {
                  merge_passes=True, bn_on_real=True, lr_id=0.002, head_lr=5.0, lr_gen=1e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_lr=0.02, teacher_batch=32, teacher_gate=0.25, rival_iter=800),
     "midi": dict(height=128, width=64, batch=4, pad=5, people=1500, shots=4, test_people=150, test_shots=8, val_people=120,
                  ea_block="basic", ea_blocks=(2, 2, 2, 2), ea_width=32, ea_init="rendered", g_init="rendered", embed_dim=128, es_width=8,
-                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=12, n_iter=3000, warm_up=0.4, decay_at=(0.8, 0.95),
+                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=12, n_iter=8000, warm_up=0.4, decay_at=(0.8, 0.95),
                  lam_img=20.0, teacher_train=False, fine_ramped=False, alpha=0.0, code1_live=True, code_ramped=False, lam_cyc=0.0, grey_mix=2.0,
                  merge_passes=True, bn_on_real=True, lr_id=0.002, head_lr=5.0, lr_gen=1e-3, adam_betas=(0.5, 0.999), precision="bfloat16", teacher_iter=1500, teacher_lr=0.02, teacher_batch=32, teacher_gate=0.25, rival_iter=3000),
     "full": dict(people=700, shots=12, test_people=500, val_people=100, merge_passes=True, bn_on_real=True, n_iter=6_000, batch=16, precision="bfloat16", ea_init="teacher",
