@@ -33,6 +33,7 @@ Each folder is a run, found by its key before anything is trained: `model.safete
 def copy_teacher(folder: Path, cfg, n_ids: int) -> None:
     "The teacher of a run, float16, and what is known of it."
     net, target = make_teacher(cfg, n_ids), WEIGHTS / folder.name
+    if folder == target: return   # shipped before, for a run that has learnt from it too
     load_weights(net, folder / "teacher.safetensors")
     target.mkdir(parents=True, exist_ok=True)
     save_weights(net, target / "teacher.safetensors", torch.float16); shutil.copy(folder / "done.json", target)
@@ -53,7 +54,9 @@ def ship(tier: str, dataset: str) -> Path:
     cfg = make_config(tier, dataset)
     source, target = LOCAL / "runs" / run_key(cfg), WEIGHTS / run_key(cfg)
     if not read_done(source): raise FileNotFoundError(f"{source.name}: not trained yet. Train it first: get_run({tier!r}, {dataset!r})")
-    for old in WEIGHTS.glob(f"{dataset}-{tier}-*"): shutil.rmtree(old)
+    keep = {teacher_folder(cfg).name} if dataset != "strangers" else set()
+    for old in WEIGHTS.glob(f"{dataset}-{tier}-*"):
+        if old.name not in keep: shutil.rmtree(old)
     target.mkdir(parents=True)
     model = DGNet.load(source / "model.safetensors")
     model.save(target / "model.safetensors", torch.float16, **model.metadata)
