@@ -303,9 +303,9 @@ def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
 
 def _make_smaller(path: Path, limit: int = 500_000) -> None:   # grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
     from PIL import Image
-    picture = Image.open(path).convert("RGB")
-    for share in (0.75, 0.6, 0.5, 0.4):
-        if path.stat().st_size <= limit: return
+    picture, share = Image.open(path).convert("RGB"), 1.0
+    while (size := path.stat().st_size) > limit:
+        share *= 0.98 * (limit / size) ** 0.5
         picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS).save(path, optimize=True)
 
 def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:

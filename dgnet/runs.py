@@ -470,6 +470,7 @@ NOTEBOOKS = (
     Recipe("table10_cuhk03", (("cuhk03", {}),)),
 )
 
+# %% ../nbs/18_runs.ipynb #40c6eb10
 def choose(
     only: list[str] | None = None,  # names or prefixes; None: all
     skip: list[str] | None = None,  # those to leave out
