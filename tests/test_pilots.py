@@ -35,7 +35,7 @@ def test_a_pilot_learns_and_is_judged_twice(pilots, local, monkeypatch):
     monkeypatch.setattr(pilots, "CROWD", {})
     monkeypatch.setattr(pilots, "frozen_encoder", lambda tier, seed: local.get_run(tier, "market", generate=False, seed=seed))
     monkeypatch.setattr(pilots, "unseen_swaps", lambda run: local.unseen_swaps(run, 8))
-    plain, averaged = pilots.run_pilot("tiny", 0.05, 0)
+    plain, averaged = pilots.run_pilot("tiny", 0.15, 0)
     assert set(plain) == set(averaged) == set(pilots.COLUMNS) and plain["iterations"] == averaged["iterations"] > 1
     assert 0 < plain["swap / copy"] != averaged["swap / copy"] and plain["weights"] != averaged["weights"]
 
@@ -67,3 +67,17 @@ def test_a_regime_is_measured(local, monkeypatch):
     row = regime.run_regime("tiny", 0)
     assert set(row) == set(regime.COLUMNS) and row["photos"] == 32
     assert 0 < row["control"] <= 100 and row["worth"] == row["true swaps"] - row["control"]
+
+
+def test_a_switch_is_set_back_and_judged(local, monkeypatch):
+    sys.path.insert(0, str(BENCH)); switches = importlib.import_module("switches"); sys.path.remove(str(BENCH))
+    from dgnet.config import LossConfig, make_config
+    official, mini = make_config("paper"), make_config("mini")
+    assert all(getattr(official, k) == v for _, changes in switches.BACK.values() for k, v in changes.items()), "each is set back to the official value"
+    changed = {k for k in LossConfig.__annotations__ if getattr(official, k) != getattr(mini, k)}
+    assert changed == set(switches.SWITCHES["official"][1]), "every change that mini makes to the method is tried"
+    made = local.get_run
+    monkeypatch.setattr(switches, "get_run", lambda tier, *a, **k: made("smoke", *a, **k))
+    monkeypatch.setattr(switches, "unseen_swaps", lambda run: local.unseen_swaps(run, 8))
+    row = switches.run_switch("alpha", 0)
+    assert set(row) == set(switches.COLUMNS) and 0 < row["mAP"] <= 100 and row["low"] <= row["swap / copy"] <= row["high"]
