@@ -39,13 +39,13 @@ from . import __version__
 from .check import CARDS, Card, card_of, decode_all
 from .core import default_device, denormalise, from_uint8, to_uint8
 from .data import IMAGE_SUFFIXES, Label, Split, is_photo, list_photos, load_dataset, make_split, parse_name, read_image, to_rgb
-from .model import DGNet, content_hash, default_model, default_note, evaluating, pretrained_file
+from .model import DGNet, content_hash, default_model, default_note, evaluating, pretrained_file, shipped_models
 from .quality import Pairs
 from .synthetic import WORLDS, write_domain
 from .train import ALONE, Alone
 
 # %% ../nbs/20_generate.ipynb #354d7cc1
-Photo = str | Path | Image.Image | Tensor   # a file, a PIL image, or RGB uint8 "3 h w"
+Photo = str | Path | Image.Image | Tensor   # a file, a PIL image, or RGB "3 h w": uint8, or floats in [0, 1]
 
 def _file(path: str | Path) -> Path:
     path = Path(path).expanduser()
@@ -55,7 +55,8 @@ def _file(path: str | Path) -> Path:
 
 def _pixels(photo: Photo, height: int, width: int) -> np.ndarray:
     if isinstance(photo, (str, Path)): return read_image(_file(photo), height, width)
-    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else to_rgb(photo)
+    if isinstance(photo, Tensor): photo = Image.fromarray((to_uint8(photo) if photo.is_floating_point() else photo).permute(1, 2, 0).cpu().numpy())
+    image = to_rgb(photo)
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 def photo_size(
@@ -213,12 +214,12 @@ def _device() -> torch.device:
     except (RuntimeError, AssertionError): raise ValueError(f"DGNET_DEVICE={os.environ.get('DGNET_DEVICE')}: no such device here. Set it to cpu, or unset it") from None
 
 def open_painter(
-    path: str | Path,    # a model.safetensors
+    path: str | Path,    # a model.safetensors, or the name of a model that comes with the package: midi-market
     device: str | torch.device | None = None,  # default: the GPU when there is one
     batch: int = 16,     # pictures in the network at once
 ) -> Painter:
     "A painter from a trained model's file. Raises OSError or ValueError with file and remedy for anything else."
-    path = Path(path).expanduser()
+    path = shipped_models().get(str(path)) or Path(path).expanduser()
     if path.is_dir(): raise IsADirectoryError(f"{path}: a folder, not a model. Give the file model.safetensors in the folder of a run")
     if path.is_file() and not _may(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
     if path.is_file() and _is_pickle(path):

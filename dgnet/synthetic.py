@@ -1200,8 +1200,8 @@ def cameras(world: str) -> dict:
 
 def sample_shots(
     people: People,  # k people
-    person_index: Int[Tensor, "b"],  # which of them
-    camera: Int[Tensor, "b"],  # 0-based camera of each photo
+    person_index: Int[Tensor, "b"] | list[int],  # which of them
+    camera: Int[Tensor, "b"] | list[int],  # 0-based camera of each photo
     seed: int,  # same seed, same shots
 ) -> tuple[Appearance, Structure]:
     "Photos of these people by these cameras: pose, viewpoint and position are drawn anew for each."

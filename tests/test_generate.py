@@ -663,3 +663,15 @@ def test_without_permission(model, capsys, tmp_path_factory):
     finally:
         for p in (root, *root.rglob("*")): p.chmod(0o755)
         shutil.rmtree(root)
+
+
+def test_the_lines_of_the_readme_make_a_swap(tmp_path, monkeypatch):
+    "Two rendered people and a model that comes with the package: as written there."
+    block = next(b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S) if "open_painter" in b)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    made = Image.open(tmp_path / "swap.png")
+    assert made.size == (64, 128)
+    one, two = (to_uint8(names[k]) for k in ("one", "two"))
+    assert np.array_equal(np.asarray(made), np.asarray(open_painter("midi-market").swap(one, two))), "floats and bytes are the same photo"
