@@ -24,9 +24,16 @@ BACK = {   # name: (in words, what is set back)
     "grey": ("E_s sees the mean of the three colours", dict(grey_mix=0.0)),
     "img": ("λ_img = 5", dict(lam_img=5.0)),
 }
-FOUR = ("code_ramped", "cyc", "fine_ramped", "teacher_train")   # each alone cost nothing that one seed could show
-SWITCHES = {"as_it_is": ("mini as it is", {})} | BACK | {"four": ("D3, D6, D9 and D12 as the official code has them", {k: v for name in FOUR for k, v in BACK[name][1].items()}),
-                                                         "official": ("all of them: the official recipe", {k: v for _, changes in BACK.values() for k, v in changes.items()})}
+def together(*names: str) -> dict:
+    "Several of them at once."
+    return {k: v for name in names for k, v in BACK[name][1].items()}
+
+
+SWITCHES = {"as_it_is": ("mini as it is", {})} | BACK | {   # the first three of the four cost nothing that one seed could show
+    "three": ("D3, D6 and D12 as the official code has them", together("cyc", "code_ramped", "fine_ramped")),
+    "four": ("D3, D6, D9 and D12 as the official code has them", together("cyc", "code_ramped", "fine_ramped", "teacher_train")),
+    "official": ("all of them: the official recipe", together(*BACK)),
+}
 COLUMNS = ("switch", "changed", "seed", "mAP", "R@1", "swap / copy", "low", "high", "self / copy", "sharpness", "minutes", "device", "date")
 
 
