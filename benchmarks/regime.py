@@ -2,6 +2,7 @@
 
     python benchmarks/regime.py --list
     python benchmarks/regime.py --only mini slow --seed 0        # adds rows to figures/regime.csv, which the notebook study_pilots reads
+    python benchmarks/regime.py --only one_camera_slower --own conditional --seed 0 1 2   # DG-Net's own swaps in place of true ones: figures/regime_own.csv
 """
 import argparse
 import csv
@@ -69,21 +70,41 @@ def run_regime(name: str, seed: int, dataset: str = "duke") -> dict:
             "worth": true - control, "true swaps, right name": named, "worth, right name": named - control, "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
 
 
+def run_own(name: str, seed: int, label: str, dataset: str = "duke") -> dict:
+    "DG-Net, its swaps named by `label`, against the control of the same regime: mAP in per cent, both features, validation and test people."
+    said, changes, strangers = REGIMES[name]
+    if strangers: raise ValueError(f"{name}: strangers of its own, who taught no generator. Choose a regime without")
+    marks = {}
+    for who, more in (("control", {"generate": False}), ("DG-Net", {"soft_label": label})):
+        run = get_run("mini", dataset, seed=seed, **changes, **more)
+        for people, query, gallery in (("validation", run.data.val_query, run.data.val_gallery), ("test", run.data.query, run.data.gallery)):
+            marks[f"{who}, {people}"] = 100 * rank(run.model.E_a, query, gallery, run.config)["both"].mAP
+    return {"regime": name, "changed": said, "seed": seed, "label": label, **marks, "gain, validation": marks["DG-Net, validation"] - marks["control, validation"],
+            "gain, test": marks["DG-Net, test"] - marks["control, test"], "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
+
+
+def add_row(row: dict, file: Path) -> None:
+    "One more line of a table; its head first, where there is none."
+    new = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as f:
+        out = csv.DictWriter(f, list(row), lineterminator="\n")
+        if new: out.writeheader()
+        out.writerow({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
+    print({k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=REGIMES, default=list(REGIMES)); parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=FIGURES / "regime.csv"); parser.add_argument("--list", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=REGIMES, default=list(REGIMES)); parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--own", choices=("teacher", "conditional", "two_label"), help="DG-Net's own swaps, so named"); parser.add_argument("--list", action="store_true")
+    parser.add_argument("--out", type=Path, help="default: figures/regime.csv, or regime_own.csv")
     a = parser.parse_args()
     if a.list: return print(*(f"{k:12s} {said}" for k, (said, *_) in REGIMES.items()), sep="\n")
     torch.set_num_threads(1); keep_freed_memory()
-    a.out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
+    out = a.out or FIGURES / ("regime_own.csv" if a.own else "regime.csv")
+    out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
     for name in a.only:
-        row, new = run_regime(name, a.seed), not a.out.exists()
-        with a.out.open("a", newline="", encoding="utf-8") as f:
-            out = csv.DictWriter(f, COLUMNS, lineterminator="\n")
-            if new: out.writeheader()
-            out.writerow({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
-        print({k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        for seed in a.seed: add_row(run_own(name, seed, a.own) if a.own else run_regime(name, seed), out)
 
 
 if __name__ == "__main__": main()

@@ -67,6 +67,10 @@ def test_a_regime_is_measured(local, monkeypatch):
     row = regime.run_regime("tiny", 0)
     assert set(row) == set(regime.COLUMNS) and row["photos"] == 32
     assert 0 < row["control"] <= 100 and row["worth"] == row["true swaps"] - row["control"]
+    with pytest.raises(ValueError, match="taught no generator"): regime.run_own("tiny", 0, "teacher")
+    monkeypatch.setitem(regime.REGIMES, "own", ("DG-Net itself", {"shots": 4}, {}))
+    own = regime.run_own("own", 0, "conditional")
+    assert own["control, validation"] == pytest.approx(row["control"]) and own["gain, test"] == own["DG-Net, test"] - own["control, test"]
 
 
 def test_a_switch_is_set_back_and_judged(local, monkeypatch):
