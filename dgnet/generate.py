@@ -55,8 +55,10 @@ def _file(path: str | Path) -> Path:
 
 def _pixels(photo: Photo, height: int, width: int) -> np.ndarray:
     if isinstance(photo, (str, Path)): return read_image(_file(photo), height, width)
-    if isinstance(photo, Tensor): photo = Image.fromarray((to_uint8(photo) if photo.is_floating_point() else photo).permute(1, 2, 0).cpu().numpy())
-    image = to_rgb(photo)
+    if isinstance(photo, Tensor) and photo.is_floating_point():
+        if not bool(((photo >= 0) & (photo <= 1)).all()): raise ValueError("a photo of floats with values outside [0, 1]. Give RGB in [0, 1], not normalised; or uint8")
+        photo = to_uint8(photo)
+    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else to_rgb(photo)
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 def photo_size(

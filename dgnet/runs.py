@@ -448,7 +448,7 @@ class Recipe(NamedTuple):
         return [(d, c | (self.real if d in paths else {})) for d, (_, c) in zip(names, self.runs) if not paths or (d in paths and c.get("method") not in ("pose", "bound"))]
 
 THREE, CONTROL, OFFLINE, BOUND = ("market", "duke", "msmt17"), {"generate": False}, {"offline": True}, {"method": "bound"}
-SLOW = CONTROL | {"lr_id": 0.0005}   # a control at a quarter of the paper's rate: what a control can do at its best (see `study_pilots`)
+SLOW = CONTROL | {"lr_id": 0.0005}   # a control at a quarter of the paper's rate, the best of the three that were tried (see `study_pilots`)
 ABLATIONS = {"w/o feed": {"feed": False}, "w/o id": {"feed": False, "lam_id": 0.0}}   # Figure 4, as `fig4_ablation_generation` reads it
 RIVALS = tuple(("market", {"method": m}) for m in ("lsgan", "pose"))   # of Figure 3 and Table 2
 ALPHAS, OLDER_LABELS, SEEDS = (0.0, 0.2, 0.4, 0.6, 0.8), ("lsro", "pseudo", "conditional", "two_label"), (0, 1, 2)   # Figure 8; beside Table 4; behind a difference that is claimed

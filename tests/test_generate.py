@@ -675,3 +675,4 @@ def test_the_lines_of_the_readme_make_a_swap(tmp_path, monkeypatch):
     assert made.size == (64, 128)
     one, two = (to_uint8(names[k]) for k in ("one", "two"))
     assert np.array_equal(np.asarray(made), np.asarray(open_painter("midi-market").swap(one, two))), "floats and bytes are the same photo"
+    with pytest.raises(ValueError, match="outside"): open_painter("midi-market").swap(names["one"] * 255, names["two"])
