@@ -30,6 +30,7 @@ REGIMES = {   # name: (in words, what is changed from mini, what is changed from
     "one_camera": ("4 photos by one camera", dict(shots=4, cameras=1), {}),
     "one_camera_slower": ("4 photos by one camera, E_a at a quarter of the rate", dict(shots=4, cameras=1, lr_id=0.0005), {}),
     "one_camera_gentle": ("4 photos by one camera, E_a at a quarter of the rate, the teacher at a tenth", dict(shots=4, cameras=1, lr_id=0.0005, teacher_lr=0.002), {}),
+    "one_camera_lowest": ("4 photos by one camera, E_a and the teacher at a tenth of the rate", dict(shots=4, cameras=1, lr_id=0.0002, teacher_lr=0.002), {}),
     "few": ("50 people", dict(people=50), {}),
     "few_slower": ("50 people, E_a at a quarter of the rate", dict(people=50, lr_id=0.0005), {}),
     "start_one": ("strangers by one camera each", {}, ONE_CAMERA),
