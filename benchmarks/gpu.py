@@ -274,8 +274,8 @@ def _render(task: dict) -> int:
 
 def recipes(labels: list) -> list:
     "Notebooks in the order of the labels."
-    from dgnet.runs import choose
-    return [n for label in labels for n in choose([label])]
+    from dgnet.runs import choose_notebooks
+    return [n for label in labels for n in choose_notebooks([label])]
 
 
 def per_step(cfg, make, n_ids: int, device: str, seconds: float) -> float:
@@ -297,19 +297,19 @@ def speeds(cfg, device: str, seconds: float) -> dict:
     import torch
     from dataclasses import replace
 
-    from dgnet.core import resident
-    from dgnet.rivals import RivalState, rival_step
+    from dgnet.core import cache_on_device
+    from dgnet.rivals import GanState, gan_step
     from dgnet.teacher import TeacherState, make_teacher, teacher_step
-    from dgnet.train import TrainState, step
+    from dgnet.train import TrainState, train_step
     labels = torch.arange(max(cfg.people, 2)).repeat_interleave(max(2, -(-4 * cfg.batch // max(cfg.people, 2))))
     images = torch.randint(0, 256, (len(labels), 3, cfg.height, cfg.width), dtype=torch.uint8)
     cfg = replace(cfg, ea_init="random")
-    def teacher(cfg, k, dev): s, x, y = TeacherState(cfg, k, dev), resident(images, dev), labels.to(dev); return lambda: teacher_step(s, x, y)
-    def rival(cfg, k, dev): s, x = RivalState("lsgan", labels, cfg, dev), resident(images, dev); return lambda: rival_step(s, x, None)
+    def teacher(cfg, k, dev): s, x, y = TeacherState(cfg, k, dev), cache_on_device(images, dev), labels.to(dev); return lambda: teacher_step(s, x, y)
+    def rival(cfg, k, dev): s, x = GanState("lsgan", labels, cfg, dev), cache_on_device(images, dev); return lambda: gan_step(s, x, None)
     def dgnet(cfg, k, dev):
-        s, t, x, y = TrainState(cfg, k, labels, device=dev), make_teacher(cfg, k).to(dev, memory_format=torch.channels_last).train(cfg.teacher_train), resident(images, dev), labels.to(dev)
+        s, t, x, y = TrainState(cfg, k, labels, device=dev), make_teacher(cfg, k).to(dev, memory_format=torch.channels_last).train(cfg.teacher_train), cache_on_device(images, dev), labels.to(dev)
         late = int((cfg.warm_up + max(cfg.ramp, cfg.code_ramp)) * cfg.n_iter) + 1
-        def one(): s.it = late; return step(s, t, x, y)
+        def one(): s.it = late; return train_step(s, t, x, y)
         return one
     return {name: per_step(cfg, make, max(cfg.people, 2), device, seconds) for name, make in (("teacher", teacher), ("dgnet", dgnet), ("rival", rival))}
 

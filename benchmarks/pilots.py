@@ -16,8 +16,8 @@ from dgnet.config import Config, make_config
 from dgnet.core import FIGURES, device_name, keep_freed_memory
 from dgnet.data import relabel
 from dgnet.quality import generate_all, sharpness, swap_report
-from dgnet.runs import get_data, get_run, photos, unseen_swaps
-from dgnet.train import TrainState, batch_to, code_losses, d_step, decode_batch, descend, draw_batch, image_losses
+from dgnet.runs import get_data, get_run, load_split, true_swaps
+from dgnet.train import TrainState, batch_to, code_losses, d_losses, decode_batch, update, draw_batch, image_losses
 from dgnet.schedule import loss_weights
 
 OLD = dict(lam_img=5.0, lam_code1=5.0, grey_mix=0.0, batch=8)   # mini before the pilots, but for its widths
@@ -50,16 +50,16 @@ def frozen_encoder(tier: str, seed: int):
 
 
 def pilot_step(state: TrainState, images, labels, w: dict[str, float]) -> None:
-    "D's step, then that of E_s and G, as in `train.step`, but E_a learns nothing."
+    "D's step, then that of E_s and G, as in `train.train_step`, but E_a learns nothing."
     cfg, model, opt = state.cfg, state.model, state.optimisers
     batch = batch_to(draw_batch(images, labels, state.sampler, state.rng, cfg), state.device)
     again = bool(torch.rand((), generator=state.rng) < cfg.encoder_again)
     with torch.autocast("cpu", torch.bfloat16) if cfg.precision == "bfloat16" else nullcontext():
         made = decode_batch(model, batch, cfg)
-        descend(d_step(model, batch, made, cfg), None, opt.dis)
+        update(d_losses(model, batch, made, cfg), None, opt.dis)
         losses, seen = image_losses(model, batch, made, cfg)
         losses |= code_losses(model, batch, made, seen, again, cfg)
-        descend(losses, w, opt.gen)
+        update(losses, w, opt.gen)
     state.it += 1
 
 
@@ -87,11 +87,11 @@ def run_pilot(name: str, minutes: float, seed: int) -> list[dict]:
     tier, said, changes = PILOTS[name]
     known = frozen_encoder(tier, seed)
     cfg = make_config(tier, "market", **{**CROWD, "ea_init": "random", "g_init": "random", "seed": seed, **changes})
-    images, labels = photos(known.data.train, cfg), torch.from_numpy(relabel(known.data.train.ids))
+    images, labels = load_split(known.data.train, cfg), torch.from_numpy(relabel(known.data.train.ids))
     state = TrainState(cfg, known.data.n_ids, labels)
     state.model.E_a.load_state_dict(known.model.E_a.state_dict())
     state.model.E_a.eval(); average = Average(state.model)
-    w, swaps = loss_weights(0, cfg), unseen_swaps(known)
+    w, swaps = loss_weights(0, cfg), true_swaps(known)
     began, budget = time.process_time(), 60 * minutes
     while (used := (time.process_time() - began) / budget) < 1:
         for o in state.optimisers[1:]:

@@ -48,10 +48,10 @@ def copied(frozen, net: nn.Module, dropout: bool = False):
 def plain():
     "Inside, the package's step is the plain one. Networks are then best in `torch.contiguous_format`."
     import dgnet.train as train
-    from dgnet.decoder import Doubling
+    from dgnet.decoder import UpBlock
     from dgnet.layers import ConvBlock
     moved = train.batch_to
     def batch_to(batch, device): return train.Batch(*(v.contiguous() for v in moved(batch, device)))
     with ExitStack() as s:
-        for what, name, by in ((ConvBlock, "finish", finish), (Doubling, "forward", nn.Sequential.forward), (train, "frozen", partial(copied, train.frozen)), (train, "batch_to", batch_to)): s.enter_context(patch.object(what, name, by))
+        for what, name, by in ((ConvBlock, "finish", finish), (UpBlock, "forward", nn.Sequential.forward), (train, "frozen", partial(copied, train.frozen)), (train, "batch_to", batch_to)): s.enter_context(patch.object(what, name, by))
         yield

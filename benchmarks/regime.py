@@ -16,9 +16,9 @@ from dgnet.bound import draw_true_swaps
 from dgnet.config import PER_DATASET
 from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
 from dgnet.data import relabel
-from dgnet.runs import asked_config, get_data, get_run, get_start, get_teacher, photos, rank
+from dgnet.runs import asked_config, get_data, get_run, get_start, get_teacher, load_split, evaluate
 from dgnet.synthetic import read_factors
-from dgnet.train import Fed, TrainState, fit, refresh_batch_norm
+from dgnet.train import GeneratedBatch, TrainState, fit, refresh_batch_norm
 
 ONE_CAMERA = dict(cameras=1, n_iter=2_500, teacher_iter=2_000, generate=False)   # strangers of whom E_a cannot learn what a wall is: their backbone alone is asked for
 FEW = dict(people=400, n_iter=1_000, teacher_iter=1_200, generate=False)
@@ -46,10 +46,10 @@ COLUMNS = ("regime", "changed", "seed", "photos", "teacher", "teacher R@1", "con
 
 def with_true_swaps(cfg, data, teacher):
     "E_a, fed from the warm-up on with true swaps in place of G's: four of every photo, drawn once."
-    cfg, images, labels = replace(cfg, offline=True), photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
+    cfg, images, labels = replace(cfg, offline=True), load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     swaps = draw_true_swaps(images, *read_factors(data.root).lookup(data.train.paths), cfg)
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, default_device(), maker=get_start(cfg).generator)
-    fit(state, teacher.net.train(cfg.teacher_train), images, labels, store=Fed(swaps.truth, labels[swaps.i], labels[swaps.j]))
+    fit(state, teacher.net.train(cfg.teacher_train), images, labels, store=GeneratedBatch(swaps.truth, labels[swaps.i], labels[swaps.j]))
     refresh_batch_norm(state.model.E_a, images, cfg)
     return state.model.eval().E_a
 
@@ -63,7 +63,7 @@ def run_regime(name: str, seed: int, dataset: str = "duke") -> dict:
         cfg = asked_config("mini", dataset, seed=seed, **changes)
         data = get_data(cfg)
         teacher = get_teacher(cfg, data)
-        def mean_ap(net): return 100 * rank(net, data.val_query, data.val_gallery, cfg)["both"].mAP
+        def mean_ap(net): return 100 * evaluate(net, data.val_query, data.val_gallery, cfg)["both"].mAP
         control = mean_ap(get_run("mini", dataset, generate=False, seed=seed, **changes).model.E_a)
         true, named = (mean_ap(with_true_swaps(replace(cfg, soft_label=label), data, teacher)) for label in ("teacher", "conditional"))
     finally: PER_DATASET["mini", "strangers"] = mine
@@ -79,7 +79,7 @@ def run_own(name: str, seed: int, label: str, dataset: str = "duke") -> dict:
     for who, more in (("control", {"generate": False}), ("DG-Net", {"soft_label": label})):
         run = get_run("mini", dataset, seed=seed, **changes, **more)
         for people, query, gallery in (("validation", run.data.val_query, run.data.val_gallery), ("test", run.data.query, run.data.gallery)):
-            marks[f"{who}, {people}"] = 100 * rank(run.model.E_a, query, gallery, run.config)["both"].mAP
+            marks[f"{who}, {people}"] = 100 * evaluate(run.model.E_a, query, gallery, run.config)["both"].mAP
     return {"regime": name, "changed": said, "seed": seed, "label": label, **marks, "gain, validation": marks["DG-Net, validation"] - marks["control, validation"],
             "gain, test": marks["DG-Net, test"] - marks["control, test"], "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
 

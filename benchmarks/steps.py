@@ -52,9 +52,9 @@ class Training:
 
     def step(self, k: int) -> dict:
         "One step, always of the same iteration; the encoders' coin falls on its other side every time."
-        from dgnet.train import step
+        from dgnet.train import train_step
         self.state.it, self.state.cfg = self.it, self.coins[k % 2]
-        return step(self.state, self.teacher, self.images, self.labels)
+        return train_step(self.state, self.teacher, self.images, self.labels)
 
     def needed(self, again: bool) -> list:
         "What the losses ask of the networks: (what for, network, images, forward, gradients to the input, to the weights)."

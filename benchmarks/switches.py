@@ -12,7 +12,7 @@ import torch
 
 from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
 from dgnet.quality import generate_all, sharpness, swap_report
-from dgnet.runs import get_run, rank, unseen_swaps
+from dgnet.runs import get_run, evaluate, true_swaps
 
 BEGAN = dict(lam_cyc=0.0, code_ramped=False, fine_ramped=False)   # what mini began with, and has set back since
 BACK = {   # name: (in words, what is set back)
@@ -43,8 +43,8 @@ def run_switch(name: str, seed: int, dataset: str = "duke") -> dict:
     said, changes = SWITCHES[name]
     run = get_run("mini", dataset, seed=seed, **BEGAN | changes)
     data = run.data
-    marks = rank(run.model.E_a, data.val_query, data.val_gallery, run.config)["both"]
-    swaps = unseen_swaps(run._replace(data=data._replace(gallery=data.val_gallery)))
+    marks = evaluate(run.model.E_a, data.val_query, data.val_gallery, run.config)["both"]
+    swaps = true_swaps(run._replace(data=data._replace(gallery=data.val_gallery)))
     report, truth = swap_report(run.model.generate, swaps), swaps.truth / 255
     sharp = sharpness(generate_all(run.model.generate, swaps.x_i, swaps.x_j), swaps.person) / sharpness(truth, swaps.person)
     return {"switch": name, "changed": said, "seed": seed, "mAP": 100 * marks.mAP, "R@1": 100 * marks.rank1, "swap / copy": report.ratio.value, "low": report.ratio.low, "high": report.ratio.high,

@@ -22,10 +22,10 @@ def render(n: int, height: int, width: int, device: str):
     import torch
 
     from dgnet.synthetic import render as draw
-    from dgnet.synthetic import sample_people, sample_shots, to_device
+    from dgnet.synthetic import sample_people, sample_shots, rows_to_device
     people = sample_people("market", 16, 0)
     a, s = sample_shots(people, torch.arange(n) % 16, torch.arange(n) % 6, 0)
-    return draw(to_device(a, device), to_device(s, device), height, width).image
+    return draw(rows_to_device(a, device), rows_to_device(s, device), height, width).image
 
 
 def network(name: str, case: dict):
@@ -62,7 +62,7 @@ def sampler(case: dict) -> tuple:
     import torch
 
     from dgnet.config import make_config
-    from dgnet.core import resident
+    from dgnet.core import cache_on_device
     from dgnet.data import TripletSampler
     from dgnet.train import batch_to, draw_batch
     n, (h, w) = case["n"], case["image"]
@@ -70,7 +70,7 @@ def sampler(case: dict) -> tuple:
     images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8)
     labels = torch.arange(n) // 8
     draw, rng, device = TripletSampler(labels, cfg.batch, 0), torch.Generator().manual_seed(0), torch.device(case["device"])
-    images, labels = resident(images, device), labels.to(device)   # as `fit` does
+    images, labels = cache_on_device(images, device), labels.to(device)   # as `fit` does
     def many(k):
         for _ in range(case["steps"]): batch_to(draw_batch(images, labels, draw, rng, cfg, device), device)
     return many, 4 * cfg.batch * case["steps"], 0.0   # x_i, x_j and a positive for each

@@ -17,12 +17,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from .config import Config, run_key, strangers_config
-from .core import from_uint8, keep_freed_memory, pick, resident, to_uint8
+from .core import from_uint8, keep_freed_memory, index_to_device, cache_on_device, to_uint8
 from .losses import l_img
 from .model import DGNet, evaluating
 from .structure import grey
-from .synthetic import Appearance, Structure, render, take
-from .teacher import Clock, check_losses, check_weights, load_state, save_state
+from .synthetic import Appearance, Structure, render, take_rows
+from .teacher import Progress, check_losses, check_weights, load_state, save_state
 
 # %% ../nbs/16_bound.ipynb #6b000007
 class TrueSwaps(NamedTuple):
@@ -43,7 +43,7 @@ def draw_true_swaps(
     "Pairs of training photos with their true swaps."
     i = torch.arange(len(images)).repeat(copies)
     j = torch.randint(len(images), (len(i),), generator=torch.Generator().manual_seed(cfg.seed))
-    drawn = [to_uint8(render(take(appearance, a), take(structure, s), cfg.height, cfg.width).image) for a, s in zip(i.split(batch), j.split(batch))]
+    drawn = [to_uint8(render(take_rows(appearance, a), take_rows(structure, s), cfg.height, cfg.width).image) for a, s in zip(i.split(batch), j.split(batch))]
     return TrueSwaps(images, i, j, torch.cat(drawn))
 
 # %% ../nbs/16_bound.ipynb #6b000010
@@ -91,7 +91,7 @@ def bound_step(
     scale = 0.1 ** sum(state.it >= d * state.n_iter for d in cfg.decay_at)
     for group in state.optimiser.param_groups: group["lr"] = cfg.lr_gen * scale
     rows = torch.randint(len(swaps.i), (2 * cfg.batch,), generator=state.rng)
-    def load(v, index): return from_uint8(pick(v, index, state.device)).to(memory_format=torch.channels_last)
+    def load(v, index): return from_uint8(index_to_device(v, index, state.device)).to(memory_format=torch.channels_last)
     x_i, x_j, truth = load(swaps.images, swaps.i[rows]), load(swaps.images, swaps.j[rows]), load(swaps.truth, rows)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
         with evaluating(state.model.E_a): a = state.model.E_a.encode(x_i)
@@ -105,7 +105,7 @@ def train_bound(
     state: BoundState,
     swaps: TrueSwaps,
     folder: Path | None = None,          # a checkpoint is kept here
-    report: Callable[[Clock, dict], None] | None = None,  # called with a clock and {"bound": loss}
+    report: Callable[[Progress, dict], None] | None = None,  # called with a clock and {"bound": loss}
     every: int = 10,                     # iterations between reports
     save_every: float = 60.0,            # seconds between checkpoints
 ) -> DGNet:
@@ -113,14 +113,14 @@ def train_bound(
     path = folder and folder / "state.pt"
     load_state(state, path)
     if state.device.type == "cpu": keep_freed_memory()
-    swaps = swaps._replace(images=resident(swaps.images, state.device), truth=resident(swaps.truth, state.device))
+    swaps = swaps._replace(images=cache_on_device(swaps.images, state.device), truth=cache_on_device(swaps.truth, state.device))
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < state.n_iter:
         loss = bound_step(state, swaps)
         state.seconds = time.monotonic() - began
         save = path and time.monotonic() - saved > save_every
         if state.it % every == 0 or save: check_losses({"bound": loss.item()}, state.it)
-        if state.it % every == 0 and report: report(Clock(state.it, state.n_iter, state.seconds), {"bound": loss.item()})
+        if state.it % every == 0 and report: report(Progress(state.it, state.n_iter, state.seconds), {"bound": loss.item()})
         if save: check_weights(state.model, state.it); save_state(state, path); saved = time.monotonic()
     check_weights(state.model, state.it)
     if path: path.unlink(missing_ok=True)

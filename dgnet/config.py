@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'TIERS', 'PER_DATASET', 'REAL', 'CHOICES', 'SHARES', 'AT_LEAST', 'RUN_VERSION', 'DataConfig',
-           'NetworkConfig', 'LossConfig', 'Config', 'value_fault', 'check_config', 'make_config', 'recipe_words',
+           'NetworkConfig', 'LossConfig', 'Config', 'invalid_reason', 'check_config', 'make_config', 'recipe_words',
            'strangers_config', 'strangers_key', 'run_key']
 
 # %% ../nbs/01_config.ipynb #6df31d38
@@ -168,7 +168,7 @@ AT_LEAST: dict[str, int] = {   # whole numbers; all others from 0 on
     "embed_dim": 1, "es_width": 1, "mlp_dim": 1, "d_width": 1, "d_scales": 1,
 }
 
-def value_fault(
+def invalid_reason(
     name: str,  # of a field
     value,      # for it
 ) -> str | None:
@@ -188,7 +188,7 @@ def check_config(
 ) -> Config:
     "The configuration itself. Raises ValueError, naming the field, its value and what it may be."
     for f in fields(Config):
-        if wrong := value_fault(f.name, getattr(cfg, f.name)): raise ValueError(f"{f.name}={getattr(cfg, f.name)!r}: must be {wrong}")
+        if wrong := invalid_reason(f.name, getattr(cfg, f.name)): raise ValueError(f"{f.name}={getattr(cfg, f.name)!r}: must be {wrong}")
     step = 2 ** cfg.n_down
     for name in ("height", "width"):
         if getattr(cfg, name) % step: raise ValueError(f"{name}={getattr(cfg, name)}: must be a multiple of {step}, since E_s halves it {cfg.n_down} times and G doubles it again")

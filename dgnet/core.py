@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
-           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'send', 'pick', 'resident', 'image_grid',
-           'show_images', 'set_style', 'local_file', 'writing', 'code_version', 'package_versions', 'short_hash',
-           'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact']
+           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'to_device', 'index_to_device', 'cache_on_device',
+           'image_grid', 'show_images', 'set_style', 'local_file', 'naming_write_errors', 'code_version',
+           'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact',
+           'show_artifact']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -132,7 +133,7 @@ def to_uint8(
     return (x01.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 # %% ../nbs/00_core.ipynb #d7d23c7d
-def send(
+def to_device(
     v: Shaped[Tensor, "*n"],   # on the CPU, or on the device already
     device: torch.device,      # where it is needed
 ) -> Shaped[Tensor, "*n"]:
@@ -140,17 +141,17 @@ def send(
     if v.device.type != "cpu" or device.type != "cuda": return v.to(device)
     return v.pin_memory().to(device, non_blocking=True)
 
-def pick(
+def index_to_device(
     data: Shaped[Tensor, "n *s"],   # photos or labels, wherever they lie
     rows: Int[Tensor, "b"],         # drawn on the CPU
     device: torch.device,           # where they are needed
 ) -> Shaped[Tensor, "b *s"]:
     "Rows of a data set, on a device; from the CPU to a GPU only the rows travel, without a wait."
-    if data.device.type != "cpu" or device.type != "cuda": return data[send(rows, data.device)].to(device)
+    if data.device.type != "cpu" or device.type != "cuda": return data[to_device(rows, data.device)].to(device)
     drawn = torch.empty(len(rows), *data.shape[1:], dtype=data.dtype, pin_memory=True)
     return torch.index_select(data, 0, rows, out=drawn).to(device, non_blocking=True)
 
-def resident(
+def cache_on_device(
     data: Shaped[Tensor, "n *s"],   # on the CPU
     device: torch.device,           # where training happens
     share: float = 0.25,            # of the free memory there, at most
@@ -229,7 +230,7 @@ def local_file(
 
 # %% ../nbs/00_core.ipynb #363066ad
 @contextmanager
-def writing(
+def naming_write_errors(
     path: str | Path,                 # the file that is being written
     *also: type[Exception],           # errors of a library that mean the same
 ) -> Iterator[None]:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'NAME_RULE', 'REMEDY', 'CSV_FORM', 'DATASETS', 'Split', 'Label', 'name_rule', 'parse_name',
-           'is_photo', 'Listing', 'list_photos', 'make_split', 'read_folder', 'ReidData', 'describe', 'read_boxes',
-           'read_people', 'read_lists', 'read_csv', 'Layout', 'recognise', 'load_dataset', 'relabel', 'pick_queries',
-           'holdout', 'to_rgb', 'Broken', 'read_image', 'load_images', 'Mended', 'without_broken', 'window', 'augment',
-           'random_erasing', 'SamePerson', 'separate', 'Triplet', 'TripletSampler']
+           'is_photo', 'Listing', 'list_photos', 'make_split', 'read_folder', 'ReidData', 'describe',
+           'read_market_layout', 'read_person_folders', 'read_msmt_lists', 'read_csv', 'Layout', 'detect_layout',
+           'load_dataset', 'relabel', 'pick_queries', 'holdout', 'to_rgb', 'UnreadablePhoto', 'read_image',
+           'load_images', 'ReadableData', 'drop_unreadable', 'crop_indices', 'augment', 'random_erasing',
+           'PositiveSampler', 'reshuffle_clashes', 'Triplet', 'TripletSampler']
 
 # %% ../nbs/03_data.ipynb #fbc369fe
 import csv
@@ -27,7 +28,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .core import send
+from .core import to_device
 
 # %% ../nbs/03_data.ipynb #ce1932a3
 class Split(NamedTuple):
@@ -173,7 +174,7 @@ def describe(
     } for s in data.splits])
 
 # %% ../nbs/03_data.ipynb #d3549ba6
-def read_boxes(
+def read_market_layout(
     root: Path,  # holds bounding_box_train, query and bounding_box_test
     name: str,   # of the dataset
     rule: re.Pattern = NAME_RULE,  # from `name_rule`
@@ -207,7 +208,7 @@ def _read_people(root: Path, name: str, shift: int | None = None, rule: re.Patte
     if odd: warnings.warn(f"{root}: {len(odd)} photos without a camera, their names do not {_form(rule)}: {', '.join(p.name for p in odd[:3])}")
     return make_split(photos, [Label(i, _whole(m, "cam") if m else -1) for i, m in zip(ids, said)], name, ignored)
 
-def read_people(
+def read_person_folders(
     root: Path,            # one folder per person, or train_all, query and gallery made of such folders
     name: str = "folder",  # of the dataset
     rule: re.Pattern = NAME_RULE,  # from `name_rule`: of one's own, it also reads photos that lie in `root` itself
@@ -244,7 +245,7 @@ def _read_list(root: Path, lists: list, folder: Path, name: str, rule: re.Patter
     if None in said: raise ValueError(f"{photos[said.index(None)]}: the name does not {'start like 0000_000_01_…' if rule is NAME_RULE else _form(rule)}, so its camera is unknown. {REMEDY}")
     return make_split(photos, [Label(i, _whole(m, "cam")) for i, m in zip(people, said)], name)
 
-def read_lists(
+def read_msmt_lists(
     root: Path,            # holds list_train.txt … and the folders of photos
     name: str = "msmt17",  # of the dataset
     rule: re.Pattern = NAME_RULE,  # from `name_rule`
@@ -343,7 +344,7 @@ def _layout_at(root: Path) -> Layout | None:
     if (root / "train_all").is_dir() and (root / "query").is_dir(): return Layout("folder", root)
     return next((Layout("cuhk03", root / b) for b in ("detected", "labeled") if (root / b / "bounding_box_train").is_dir()), None)
 
-def recognise(
+def detect_layout(
     path: Path,  # the dataset's folder, or the one around it
     flat: bool = False,  # whether photos that lie in the folder itself are a dataset, too
 ) -> Layout:
@@ -377,14 +378,14 @@ def load_dataset(
     path, rule = Path(path).expanduser(), name_rule(pattern)
     if name not in (None, *DATASETS): raise ValueError(f"{name!r}: no such dataset; one of {', '.join(DATASETS)}, or None to recognise what lies at {path}")
     if name == "csv" or path.suffix.lower() == ".csv" and not path.is_dir(): return _load_csv(name, path, pattern)
-    found = Layout(name, path) if name == "folder" and path.is_dir() and not _layout_at(path) else recognise(path, flat=pattern is not None)
+    found = Layout(name, path) if name == "folder" and path.is_dir() and not _layout_at(path) else detect_layout(path, flat=pattern is not None)
     boxes = found.name not in ("msmt17", "folder")
     if boxes and pattern: found = Layout((name or "folder").removesuffix("-labeled"), found.root)   # such names say nothing of the set
     wanted = (name or found.name).removesuffix("-labeled")
     if wanted != found.name:
         raise ValueError(f"{path}: looks like {found.name}, not {name}; give name=None to take what is there, or another path. {REMEDY}")
     if name == "cuhk03-labeled" and found.root.name == "detected": found = Layout(name, found.root.parent / "labeled")
-    read = read_boxes if boxes else {"msmt17": read_lists, "folder": read_people}[found.name]
+    read = read_market_layout if boxes else {"msmt17": read_msmt_lists, "folder": read_person_folders}[found.name]
     data = read(found.root, name or found.name, rule)
     if not data.train.n: raise FileNotFoundError(f"{path}: no photo in it. {REMEDY}")
     if data.name == "duke" and not (data.root / "factors.csv").is_file():
@@ -449,7 +450,7 @@ def to_rgb(
     return im.transpose(turn) if turn is not None else im
 
 # %% ../nbs/03_data.ipynb #79b5982e
-class Broken(NamedTuple):
+class UnreadablePhoto(NamedTuple):
     "A photo that cannot be read."
     path: Path
     why: str
@@ -463,10 +464,10 @@ def _why(e: Exception, path: Path) -> str:
     if isinstance(e, (OSError, SyntaxError, EOFError)): return "cut short" if "truncated" in str(e) else "damaged or cut short"
     return f"damaged, {type(e).__name__}"
 
-def _look(path: Path, height: int, width: int) -> np.ndarray | Broken:
+def _decode(path: Path, height: int, width: int) -> np.ndarray | UnreadablePhoto:
     try:
         with Image.open(path) as im: return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BICUBIC))
-    except Exception as e: return Broken(path, _why(e, path))   # a damaged file can make a decoder raise anything
+    except Exception as e: return UnreadablePhoto(path, _why(e, path))   # a damaged file can make a decoder raise anything
 
 def _refuse(broken: list, what: str, most: int = 3) -> None:
     "Raises OSError naming the first of the broken photos and the count of the rest."
@@ -480,8 +481,8 @@ def read_image(
     width: int,   # pixels
 ) -> UInt8[np.ndarray, "h w 3"]:
     "One photo as upright RGB, resized by PIL's bicubic filter. Raises OSError naming the file."
-    seen = _look(path, height, width)
-    if isinstance(seen, Broken): _refuse([seen], "one")
+    seen = _decode(path, height, width)
+    if isinstance(seen, UnreadablePhoto): _refuse([seen], "one")
     return seen
 
 # %% ../nbs/03_data.ipynb #b6b1cd9b
@@ -497,35 +498,35 @@ def load_images(
     "All photos of a split in memory, 3·h·w bytes each. Raises OSError naming those that cannot be read."
     images = np.empty((split.n, 3, height, width), np.uint8)
     def load(k):
-        seen = _look(split.paths[k], height, width)
-        if isinstance(seen, Broken): return seen
+        seen = _decode(split.paths[k], height, width)
+        if isinstance(seen, UnreadablePhoto): return seen
         images[k] = seen.transpose(2, 0, 1)
     broken = _each(load, split.n, workers)
     if broken: _refuse(broken, f"the {split.n} photos of the split {split.name}")
     return torch.from_numpy(images)
 
-class Mended(NamedTuple):
-    "What `without_broken` leaves, and what it left out."
+class ReadableData(NamedTuple):
+    "What `drop_unreadable` leaves, and what it left out."
     data: ReidData
     broken: list  # of Broken
 
-def without_broken(
+def drop_unreadable(
     data: ReidData,              # any dataset
     height: int,                 # pixels
     width: int,                  # pixels
     workers: int | None = None,  # threads; default: one per core, at most 16
-) -> Mended:
+) -> ReadableData:
     "Decode every photo and leave out those that cannot be read. Raises ValueError when no training photo is left."
     paths = list(dict.fromkeys(p for s in data.splits for p in s.paths))
-    def fault(k): return seen if isinstance(seen := _look(paths[k], height, width), Broken) else None
+    def fault(k): return seen if isinstance(seen := _decode(paths[k], height, width), UnreadablePhoto) else None
     broken = _each(fault, len(paths), workers)
     bad = {b.path for b in broken}
     if bad.issuperset(data.train.paths): raise ValueError(f"{data.root}: none of the {data.train.n} training photos can be read, e.g. {data.train.paths[0]}. {REMEDY}")
     whole = {f: s.take([p not in bad for p in s.paths])._replace(ignored=s.ignored) for f, s in zip(data._fields[2:], data[2:]) if s is not None}
-    return Mended(data._replace(**whole), broken)
+    return ReadableData(data._replace(**whole), broken)
 
 # %% ../nbs/03_data.ipynb #f5892430
-def window(
+def crop_indices(
     low: Int[Tensor, "b"],  # where each window starts, may lie outside
     size: int,              # length of the axis, and of the window
 ) -> Int[Tensor, "b n"]:
@@ -542,8 +543,8 @@ def augment(
     b, _, h, w = x.shape
     shift = torch.randint(-pad, pad + 1, (2, b), generator=rng)
     flip = torch.rand(b, generator=rng) < p_flip
-    down, right, flip = send(torch.cat([shift, flip[None]]), x.device)   # three numbers a photo; the rest is done where the photos are
-    rows, cols = window(down, h), window(right, w)
+    down, right, flip = to_device(torch.cat([shift, flip[None]]), x.device)   # three numbers a photo; the rest is done where the photos are
+    rows, cols = crop_indices(down, h), crop_indices(right, w)
     cols = torch.where(flip[:, None] > 0, cols.flip(1), cols)
     where = (rows[:, :, None] * w + cols[:, None, :]).view(b, 1, h * w)
     return x.flatten(2).gather(2, where.expand(b, 3, h * w)).view_as(x)
@@ -572,13 +573,13 @@ def random_erasing(
     "Blank a random rectangle (D7), drawn anew for each photo."
     b, _, h, w = x.shape
     hit = torch.rand(b, generator=rng) < p
-    top, bottom, left, right, hit = send(torch.cat([_rectangles(b, h, w, rng, area, aspect), hit[None]]), x.device)[:, :, None]
+    top, bottom, left, right, hit = to_device(torch.cat([_rectangles(b, h, w, rng, area, aspect), hit[None]]), x.device)[:, :, None]
     r, c = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     inside = ((r >= top) & (r < bottom) & (hit > 0))[:, :, None] & ((c >= left) & (c < right))[:, None, :]
     return x.masked_fill(inside[:, None], fill)
 
 # %% ../nbs/03_data.ipynb #4d21017d
-class SamePerson:
+class PositiveSampler:
     "Photos sorted by person, so that another photo of the same person is one table look-up away."
     def __init__(self, labels: Int[Tensor, "n"]):
         self.order = torch.argsort(labels, stable=True)
@@ -593,7 +594,7 @@ class SamePerson:
         return self.order[start + (self.place[index] - start + step) % n]
 
 # %% ../nbs/03_data.ipynb #6d457d1c
-def separate(
+def reshuffle_clashes(
     y_i: Int[Tensor, "n"],     # labels in the order they are met
     j: Int[Tensor, "n"],       # a permutation of the photos
     labels: Int[Tensor, "n"],  # label of each photo
@@ -629,7 +630,7 @@ class TripletSampler:
     ):
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.batch, self.seed, self.distinct, self.rank, self.world = batch, seed, distinct, rank, world
-        self.people = SamePerson(self.labels)
+        self.people = PositiveSampler(self.labels)
         if not self.steps: raise ValueError(f"{len(self.labels)} photos do not fill one batch of {batch} × {world}; take a smaller batch")
         self.load_state_dict({"epoch": 0, "step": 0})
 
@@ -644,7 +645,7 @@ class TripletSampler:
         self.epoch, self.step = state["epoch"], state["step"]
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         i, j = (torch.randperm(len(self.labels), generator=rng) for _ in range(2))
-        if self.distinct: j = separate(self.labels[i], j, self.labels, rng)
+        if self.distinct: j = reshuffle_clashes(self.labels[i], j, self.labels, rng)
         self.epoch_draws = Triplet(i, j, self.people.another(i, rng), self.people.another(j, rng))
 
     def __iter__(self): return self

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from . import __version__
 from .appearance import AppearanceEncoder, BaselineNet
 from .config import Config
-from .core import WEIGHTS, writing
+from .core import WEIGHTS, naming_write_errors
 from .decoder import Decoder
 from .discriminator import Discriminator
 from .structure import StructureEncoder, grey
@@ -68,7 +68,7 @@ class Files:
         "Write model.safetensors and config.json into a folder, as the Hugging Face Hub has them; the folder."
         folder = Path(folder)
         save_model(self, folder / "model.safetensors")
-        with writing(folder / "config.json"): (folder / "config.json").write_text(json.dumps({"library_name": "dgnet", "n_ids": self.n_ids, **asdict(self.cfg)}, indent=1), encoding="utf-8")
+        with naming_write_errors(folder / "config.json"): (folder / "config.json").write_text(json.dumps({"library_name": "dgnet", "n_ids": self.n_ids, **asdict(self.cfg)}, indent=1), encoding="utf-8")
         return folder
 
     @classmethod
@@ -155,7 +155,7 @@ def save_model(
                  config=asdict(model.cfg), init=model.E_a.init, sha256=content_hash(tensors), metadata=metadata)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with writing(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps(about)})
+        with naming_write_errors(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps(about)})
         temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
     return path
@@ -207,7 +207,7 @@ def save_weights(
     tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in net.state_dict().items()}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with writing(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps({"format": "dgnet-weights", "version": __version__, "sha256": content_hash(tensors)})})
+        with naming_write_errors(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps({"format": "dgnet-weights", "version": __version__, "sha256": content_hash(tensors)})})
         temporary.replace(path)
     finally: temporary.unlink(missing_ok=True)
     return path

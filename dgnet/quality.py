@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from .core import default_device, denormalise, from_uint8, local_file, to_uint8
-from .synthetic import Appearance, Structure, render, take
+from .synthetic import Appearance, Structure, render, take_rows
 
 # %% ../nbs/13_quality.ipynb #51d73a8f
 def ssim(
@@ -380,7 +380,7 @@ def swap_truth(
 ) -> SwapTruth:
     "Render the true swap of every pair at the photos' own size, then bring it to the network's."
     def pictures(i, j):
-        made = [render(take(appearance, a), take(structure, s), *size) for a, s in zip(i.split(batch), j.split(batch))]
+        made = [render(take_rows(appearance, a), take_rows(structure, s), *size) for a, s in zip(i.split(batch), j.split(batch))]
         return shrink(torch.cat([m.image for m in made]), torch.cat([m.parts for m in made]), *images.shape[-2:])
     truth, person = pictures(pairs.i, pairs.j)
     person_i = pictures(pairs.i, pairs.i)[1]

@@ -33,7 +33,7 @@ from .appearance import AppearanceEncoder, Head
 from .check import _open, _say, _target
 from .config import Config
 from .core import LOCAL, default_device, from_uint8, short_hash, to_uint8
-from .data import DATASETS, Label, Split, is_photo, make_split, parse_name, read_image, recognise
+from .data import DATASETS, Label, Split, is_photo, make_split, parse_name, read_image, detect_layout
 from .model import DGNet, content_hash, default_model, default_note, evaluating, load_model, pretrained_file
 from .reid import Embeddings, RankedList, average_precision, camera_rule, embed, match_ranks, ranked_list, show_ranked_list, similarity
 
@@ -68,7 +68,7 @@ def _flat(root: Path, photos: list) -> Gallery:
     return Gallery(root, "flat", make_split(photos, [Label(0, -1)] * len(photos), "gallery"), {}, (note,))
 
 def _no_dataset(path: Path) -> bool:
-    try: recognise(path)
+    try: detect_layout(path)
     except FileNotFoundError: return True
     except (OSError, ValueError): return False   # there is one, and `_open` says what is wrong with it
     return False

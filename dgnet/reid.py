@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Embeddings', 'read_heads', 'embed', 'similarity', 'Masks', 'camera_rule', 'APs', 'average_precision', 'count_above',
-           'match_ranks', 'Own', 'by_person', 'own_photos', 'ReidResult', 'check_labels', 'check_matches',
-           'check_numbers', 'rank_metrics', 'multi_query', 'Neighbours', 'neighbours', 'reciprocal', 'expand',
-           're_rank', 'RankedList', 'ranked_list', 'show_ranked_list', 'Interval', 'paired_bootstrap']
+           'match_ranks', 'IdentityColumns', 'by_person', 'identity_columns', 'ReidResult', 'check_labels',
+           'check_matches', 'check_numbers', 'rank_metrics', 'multi_query', 'Neighbours', 'neighbours', 'reciprocal',
+           'expand', 're_rank', 'RankedList', 'ranked_list', 'show_ranked_list', 'Interval', 'paired_bootstrap']
 
 # %% ../nbs/12_reid.ipynb #f9d000d2
 import warnings
@@ -146,7 +146,7 @@ def match_ranks(
     return _ranks(scores.masked_fill(masks.match | masks.junk, -torch.inf), scores.masked_fill(~masks.match, -torch.inf).topk(most, dim=1).values)
 
 # %% ../nbs/12_reid.ipynb #f4545116
-class Own(NamedTuple):
+class IdentityColumns(NamedTuple):
     "The photos of each query's own person, in a gallery in the order of `by_person`."
     column: Tensor  # "q n" rows of that gallery; its length fills the rest
     match: Tensor   # "q n" at another camera; False is junk or filling
@@ -158,17 +158,17 @@ def by_person(
     order = gallery.ids.argsort(stable=True)
     return order[gallery.ids[order] != -1]
 
-def own_photos(
+def identity_columns(
     query: Embeddings,    # who is looked for
     gallery: Embeddings,  # sorted by person, without id -1
-) -> Own:
+) -> IdentityColumns:
     "The camera rule of `camera_rule`, for a gallery sorted by person."
     first, end = (torch.searchsorted(gallery.ids.long(), query.ids.long(), right=side)[:, None] for side in (False, True))
     column = first + torch.arange(max(1, int((end - first).max())), device=first.device)
     there = column < end
     column = column.masked_fill(~there, len(gallery.ids))
     here = (F.pad(gallery.cams, (0, 1))[column] == query.cams[:, None]) & (query.cams[:, None] >= 0)
-    return Own(column, there & ~here)
+    return IdentityColumns(column, there & ~here)
 
 # %% ../nbs/12_reid.ipynb #6ae6ec76
 class ReidResult(NamedTuple):
@@ -242,7 +242,7 @@ def _ranks_in_chunks(query: Embeddings, gallery: Embeddings, scores: Tensor | No
         q, s = query.take(rows), board[:len(rows)]
         if scores is None: similarity(q, gallery, **how, out=s[:, :n])
         else: s[:, :n] = scores[rows][:, order]
-        own = own_photos(q, gallery)
+        own = identity_columns(q, gallery)
         right = s.gather(1, own.column).masked_fill_(~own.match, -torch.inf).sort(1, descending=True).values
         found.append(_ranks(s.scatter_(1, own.column, -torch.inf), right))
     most = max(r.shape[1] for r in found)

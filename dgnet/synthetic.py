@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PATTERNS', 'PRINTS', 'BOTTOMS', 'PARTS', 'JOINTS', 'HAIR', 'CARRIED', 'SCENES', 'Structure', 'PLAIN', 'SLOTS',
-           'ZONES', 'INKS', 'COLOURS', 'SKINS', 'WORLDS', 'CLOTH_COLOURS', 'RENDER_VERSION', 'FOLDERS', 'WHOLE',
-           'Appearance', 'Render', 'Shot', 'Body', 'People', 'plain', 'take', 'concat', 'to_device', 'vary', 'cross',
-           'Skeleton', 'leg', 'skeleton', 'Solids', 'Builder', 'solids', 'Scene', 'Frame', 'Fragments', 'Hits',
-           'camera_axes', 'to_camera', 'fragments', 'hit_cone', 'hit_box', 'nearest', 'pattern', 'emblem', 'inks',
-           'Paint', 'paint', 'light', 'crease', 'pixels', 'behind', 'ground', 'Placement', 'place', 'shadow',
-           'sensor_noise', 'expose', 'render', 'World', 'sample_people', 'cameras', 'sample_shots', 'Photo', 'plan',
-           'Factors', 'read_factors', 'write_domain']
+           'ZONES', 'INKS', 'CLOTHES_PALETTE', 'SKINS', 'WORLDS', 'CLOTH_COLOURS', 'RENDER_VERSION', 'FOLDERS',
+           'INTEGER_FACTORS', 'Appearance', 'Render', 'Shot', 'Body', 'People', 'plain', 'take_rows', 'concat_rows',
+           'rows_to_device', 'vary', 'cross', 'Skeleton', 'leg', 'skeleton', 'Solids', 'Builder', 'solids', 'Scene',
+           'Frame', 'Fragments', 'Hits', 'camera_axes', 'to_camera', 'fragments', 'hit_cone', 'hit_box', 'rasterise',
+           'pattern', 'emblem', 'palette', 'Albedo', 'albedo', 'shade', 'ambient_occlusion', 'pixels', 'background',
+           'pavement', 'Placement', 'place', 'shadow', 'sensor_noise', 'camera_response', 'render', 'World',
+           'sample_people', 'cameras', 'sample_shots', 'PlannedPhoto', 'plan', 'Factors', 'read_factors',
+           'write_domain']
 
 # %% ../nbs/02_synthetic.ipynb #32b4b9ac
 import csv
@@ -162,7 +163,7 @@ def plain(n: int = 1) -> tuple[Appearance, Structure]:
     return _tensors(Appearance, rows), _tensors(Structure, rows)
 
 # %% ../nbs/02_synthetic.ipynb #6e6a1a7c
-def take(
+def take_rows(
     rows,  # Appearance, Structure, Body or Shot
     index,  # row numbers
 ):
@@ -171,14 +172,14 @@ def take(
     return type(rows)(*(f[index.to(f.device)] if isinstance(f, Tensor) else f for f in rows))
 
 
-def concat(
+def concat_rows(
     parts: list,  # Appearances, or Structures, ...
 ):
     "Several batched NamedTuples of one kind, one after the other."
     return type(parts[0])(*(torch.cat(f) for f in zip(*parts)))
 
 
-def to_device(rows, device: str | torch.device):
+def rows_to_device(rows, device: str | torch.device):
     "A batched NamedTuple on another device."
     return type(rows)(*(f.to(device) for f in rows))
 
@@ -200,7 +201,7 @@ def cross(appearance: Appearance, structure: Structure) -> tuple[Appearance, Str
     n, m = len(appearance.top_rgb), len(structure.view)
     i = torch.arange(n).repeat_interleave(m)
     j = torch.arange(m).repeat(n)
-    return take(appearance, i), take(structure, j)
+    return take_rows(appearance, i), take_rows(structure, j)
 
 
 def _tensors(kind, columns):
@@ -659,7 +660,7 @@ def hit_box(
     return torch.where(near >= far, near, -9.0)
 
 # %% ../nbs/02_synthetic.ipynb #59836c6e
-def nearest(
+def rasterise(
     scene: Scene,  # b photos
     view: Frame,  # their samples
 ) -> Hits:
@@ -746,13 +747,13 @@ def _tint(grey, low, high):
     return torch.stack([v, v * 0.965, v * 0.92], -1)
 
 
-def inks(a: Appearance, s: Structure) -> Float[Tensor, "b k 3"]:
+def palette(a: Appearance, s: Structure) -> Float[Tensor, "b k 3"]:
     "The colours of each photo, in the order of INKS."
     return torch.stack([a.skin_rgb, _tint(s.hair_grey, 0.07, 0.80), a.top_rgb, a.top_rgb2, a.print_rgb, a.coat_rgb, a.bottom_rgb,
                         a.bottom_rgb2, a.shoe_rgb, a.sole_rgb, _tint(s.carried_grey, 0.10, 0.78), a.skin_rgb * 0.22], 1)  # fmt: skip
 
 
-class Paint(NamedTuple):
+class Albedo(NamedTuple):
     "Colour before light, as two inks and how much of the second."
     ink: Tensor  # "m"
     ink2: Tensor  # "m"
@@ -777,7 +778,7 @@ def _features(u, v):
     return torch.maximum(torch.maximum(_edge(eye - 1, 0.6), 0.30 * _edge(brow - 1, 0.9)), 0.40 * _edge(mouth - 1, 0.9))
 
 # %% ../nbs/02_synthetic.ipynb #aa69b9c1
-def paint(h: Hits, a: Appearance) -> Paint:
+def albedo(h: Hits, a: Appearance) -> Albedo:
     "Which colour every hit has: cloth patterns, an open coat, a print, a face."
     at = lambda field: field.index_select(0, h.photo)
     lut = lambda values: torch.tensor(values, device=h.slot.device)[h.slot]
@@ -798,12 +799,12 @@ def paint(h: Hits, a: Appearance) -> Paint:
     amount[some] = torch.where(on > 0, on, amount[some])
     some = (h.zone == 2).nonzero()[:, 0]
     amount[some], ink2[some] = _features(h.u[some], h.v[some]), INKS.index("dark")
-    return Paint(ink, ink2.clamp(max=len(INKS) - 1), amount, part.to(torch.uint8))
+    return Albedo(ink, ink2.clamp(max=len(INKS) - 1), amount, part.to(torch.uint8))
 
 # %% ../nbs/02_synthetic.ipynb #6abe945d
-def light(
+def shade(
     h: Hits,  # m hits
-    p: Paint,  # their paint
+    p: Albedo,  # their paint
     colours: Float[Tensor, "b k 3"],  # inks of every photo
     s: Structure,
 ) -> Float[Tensor, "3 m"]:
@@ -825,7 +826,7 @@ def light(
     return ((first + (second - first) * p.amount) * shade + shine).clamp(0, 1)
 
 
-def crease(
+def ambient_occlusion(
     cover: Float[Tensor, "b h w"],  # share of each pixel that the figure covers
     depth: Float[Tensor, "b h w"],  # mean Z times cover
 ) -> Float[Tensor, "b h w"]:
@@ -869,7 +870,7 @@ def _hash(n):
     return (((n ^ (n >> 7)) * 0x297A) & 0xFFFF).float() / 65536
 
 
-def behind(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure) -> Float[Tensor, "b h w"]:
+def background(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure) -> Float[Tensor, "b h w"]:
     "Grey levels of what stands behind the pavement, out of focus: wall, street, shops, hedge or plaza."
     f = _per_photo
     up, X = (f(s.horizon) - y) / 0.5, x + f(s.scene_shift)  # up: 0 at the foot of the wall, 1 half a box higher
@@ -893,7 +894,7 @@ def behind(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure) -
     return f(s.wall) * out * (1 - 0.10 * (1 - up).clamp(0, 1) ** 2)
 
 # %% ../nbs/02_synthetic.ipynb #983a2c64
-def ground(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure) -> Float[Tensor, "b h w"]:
+def pavement(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure) -> Float[Tensor, "b h w"]:
     "Grey levels of the pavement: slabs in perspective, a kerb at the foot of the wall."
     f = _per_photo
     horizon = f(s.horizon)
@@ -953,7 +954,7 @@ def sensor_noise(
     return (total * math.sqrt(6.0)).view(len(seed), *shape)
 
 
-def expose(image: Float[Tensor, "b 3 h w"], s: Structure) -> Float[Tensor, "b 3 h w"]:
+def camera_response(image: Float[Tensor, "b 3 h w"], s: Structure) -> Float[Tensor, "b 3 h w"]:
     "What a camera does to a picture: blur, exposure, contrast, colour cast, noise."
     f = lambda v: v.view(-1, 1, 1, 1)
     b, _, h, w = image.shape
@@ -969,9 +970,9 @@ def expose(image: Float[Tensor, "b 3 h w"], s: Structure) -> Float[Tensor, "b 3 
 
 def _figure(scene, a, s, view, height, width, samples):
     "The people alone: colour times cover, cover, and part."
-    h = nearest(scene, view)
-    p = paint(h, a)
-    rgb = light(h, p, inks(a, s), s)
+    h = rasterise(scene, view)
+    p = albedo(h, a)
+    rgb = shade(h, p, palette(a, s), s)
     planes = torch.zeros(5, len(s.view) * view.rows * view.cols, device=rgb.device)
     for plane, value in zip(planes, (*rgb, h.depth + 4, torch.ones_like(h.depth))):
         plane[h.sample] = value
@@ -979,7 +980,7 @@ def _figure(scene, a, s, view, height, width, samples):
     parts = torch.zeros(planes.shape[1], dtype=torch.uint8, device=rgb.device)
     parts[h.sample] = p.part
     parts = parts.view(-1, view.rows, view.cols)[:, samples // 2 :: samples, samples // 2 :: samples].contiguous()
-    return torch.stack([r, g, b], 1) * crease(cover, depth)[:, None], cover, parts
+    return torch.stack([r, g, b], 1) * ambient_occlusion(cover, depth)[:, None], cover, parts
 
 # %% ../nbs/02_synthetic.ipynb #189bcf53
 def _render(scene, points, axes, a, s, height, width, samples):
@@ -990,12 +991,12 @@ def _render(scene, points, axes, a, s, height, width, samples):
     figure, cover, parts = _figure(scene, a, s, view, height, width, samples)
     x, y = pixels(s, height, width)
     floor = _band(y, _per_photo(s.horizon), 9.0, 0.02)
-    grey = behind(x, y, s) * (1 - floor) + ground(x, y, s) * shadow(x, y, s, points, axes, put) * floor
+    grey = background(x, y, s) * (1 - floor) + pavement(x, y, s) * shadow(x, y, s, points, axes, put) * floor
     image = figure + ((1 - cover) * grey.clamp(0, 1))[:, None]
     joints = torch.stack([points[n] for n in JOINTS], 1) @ axes.transpose(1, 2)
     jx = (joints[..., 0] * put.unit[:, None] + put.px[:, None] + 0.5 * width / height) * height
     jy = (put.py[:, None] - joints[..., 1] * put.unit[:, None]) * height
-    return Render(expose(image, s), parts, torch.stack([jx, jy], -1))
+    return Render(camera_response(image, s), parts, torch.stack([jx, jy], -1))
 
 
 def render(
@@ -1017,11 +1018,11 @@ def render(
         for k in torch.arange(n, device=axes.device).split(chunk):
             part = scene._replace(rays=scene.rays[k], box=scene.box[k], texture=scene.texture[k])
             points = {name: p[k] for name, p in bones.points.items()}
-            done.append(_render(part, points, axes[k], take(appearance, k), take(structure, k), height, width, samples))
+            done.append(_render(part, points, axes[k], take_rows(appearance, k), take_rows(structure, k), height, width, samples))
     return Render(*(torch.cat(f) for f in zip(*done)))
 
 # %% ../nbs/02_synthetic.ipynb #ca52f43b
-COLOURS = {
+CLOTHES_PALETTE = {
     "black": (0.09, 0.09, 0.10), "charcoal": (0.24, 0.25, 0.27), "grey": (0.52, 0.52, 0.53), "silver": (0.74, 0.74, 0.73),
     "white": (0.93, 0.92, 0.90), "red": (0.80, 0.14, 0.14), "maroon": (0.45, 0.10, 0.15), "pink": (0.93, 0.58, 0.68),
     "orange": (0.93, 0.49, 0.13), "yellow": (0.95, 0.83, 0.26), "beige": (0.82, 0.74, 0.59), "brown": (0.42, 0.28, 0.17),
@@ -1074,7 +1075,7 @@ WORLDS = {
         dict(jeans=6, navy=4, black=4, beige=4, grey=3, charcoal=2, blue=2, brown=2, olive=2),
         0.40, 0.30, 0.12, 0.05, 0.55, 0.30, (3, 8, 4, 2, 0, 3), (3, 2, 3, 2, 3), 0.14, 0.04, (6, 16), 0.010, 53),
     "strangers": World("strangers", "Strangers", 24,   # to start from, as from ImageNet: every wardrobe, places and cameras of their own
-        {c: 1 for c in COLOURS}, {c: 1 for c in COLOURS if c not in ("pink", "yellow", "mint", "magenta")} | {"jeans": 3},
+        {c: 1 for c in CLOTHES_PALETTE}, {c: 1 for c in CLOTHES_PALETTE if c not in ("pink", "yellow", "mint", "magenta")} | {"jeans": 3},
         0.50, 0.30, 0.16, 0.12, 0.50, 0.30, (5, 6, 3, 3, 2, 2), (3, 2, 2, 3, 3), 0.12, 0.05, (2, 24), 0.009, 71),
 }  # fmt: skip
 
@@ -1087,7 +1088,7 @@ def _pick(rng, names, weights, n):
 
 def _colours(rng, weights, n):
     "n colours near the named ones, `n 3`."
-    base = np.array([COLOURS[c] for c in weights])[_pick(rng, list(weights), list(weights.values()), n)]
+    base = np.array([CLOTHES_PALETTE[c] for c in weights])[_pick(rng, list(weights), list(weights.values()), n)]
     return (base * rng.uniform(0.95, 1.05, (n, 1)) + rng.uniform(-0.012, 0.012, (n, 3))).clip(0.04, 0.97)
 
 
@@ -1180,7 +1181,7 @@ def sample_people(
     clothes, body = _dress(rng, w, n), _bodies(rng, w, n)
     outfit = _share_clothes(rng, clothes, body, n)
     order = torch.from_numpy(rng.permutation(n))
-    a, b = take(_tensors(Appearance, clothes), order), take(_tensors(Body, body), order)
+    a, b = take_rows(_tensors(Appearance, clothes), order), take_rows(_tensors(Body, body), order)
     return People(world, torch.arange(first_id, first_id + n), a, b, torch.from_numpy(outfit)[order])
 
 # %% ../nbs/02_synthetic.ipynb #a3b4b7b2
@@ -1223,13 +1224,13 @@ def sample_shots(
         seed=rng.integers(0, 1_000_000, n),
     )  # fmt: skip
     s = _tensors(Shot, shot)
-    return take(people.appearance, person_index), Structure(*take(people.body, person_index), *s)
+    return take_rows(people.appearance, person_index), Structure(*take_rows(people.body, person_index), *s)
 
 # %% ../nbs/02_synthetic.ipynb #98055e2f
 RENDER_VERSION = 4  # raised by hand when pixels move; part of the marker
 
 
-class Photo(NamedTuple):
+class PlannedPhoto(NamedTuple):
     "One planned photo."
     file: str  # path below the domain's folder
     split: str  # train, query, gallery, multi_query, val_query, val_gallery
@@ -1291,11 +1292,11 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
                 split = f"val_{split}" if group == "val" else split
                 seen.add(cam)
                 name = _name(world, pid, cam, k, 0 if split.endswith("query") else 1, group)
-                out.append(Photo(_file(world, split, name), split, group, person, pid, cam))
+                out.append(PlannedPhoto(_file(world, split, name), split, group, person, pid, cam))
                 if world == "market" and split == "query":
-                    out.append(Photo(f"gt_bbox/{name}", "multi_query", group, person, pid, cam))
+                    out.append(PlannedPhoto(f"gt_bbox/{name}", "multi_query", group, person, pid, cam))
                     name = _name(world, pid, cam, k + 500, 0)
-                    out.append(Photo(f"gt_bbox/{name}", "multi_query", group, person, pid, cam))
+                    out.append(PlannedPhoto(f"gt_bbox/{name}", "multi_query", group, person, pid, cam))
     return out + _extras(world, w, rng, n_test_ids, first["val"] + n_val_ids)
 
 
@@ -1307,9 +1308,9 @@ def _extras(world, w, rng, n, next_id):
     for k in range(m):
         cam = int(rng.integers(1, w.n_cameras + 1))
         pid = 0 if world == "market" else next_id + k
-        out.append(Photo(_file(world, "gallery", _name(world, pid, cam, k, 3)), "gallery", "other", k, pid, cam))
+        out.append(PlannedPhoto(_file(world, "gallery", _name(world, pid, cam, k, 3)), "gallery", "other", k, pid, cam))
         if world == "market":
-            out.append(Photo(_file(world, "gallery", _name(world, -1, cam, k, 4)), "gallery", "junk", int(rng.integers(n)), -1, cam))
+            out.append(PlannedPhoto(_file(world, "gallery", _name(world, -1, cam, k, 4)), "gallery", "junk", int(rng.integers(n)), -1, cam))
     return out
 
 # %% ../nbs/02_synthetic.ipynb #6751e0d4
@@ -1335,7 +1336,7 @@ class Factors(NamedTuple):
             if p not in where:
                 raise KeyError(f"{p} is not in {self.root / 'factors.csv'}; ask for files of this domain, as it was written")
             index.append(where[p])
-        return take(self.appearance, index), take(self.structure, index)
+        return take_rows(self.appearance, index), take_rows(self.structure, index)
 
 
 def _misplaced(photos, s):
@@ -1347,10 +1348,10 @@ def _misplaced(photos, s):
     y = torch.where(bad & ~odd, s.y + 0.45 * sign, s.y)
     first = {p.file.split("/")[-1]: k for k, p in enumerate(photos) if p.split == "query"}
     same = torch.tensor([first.get(p.file.split("/")[-1], k) if p.split == "multi_query" else k for k, p in enumerate(photos)])
-    return take(vary(s, x=x.round(decimals=4), y=y.round(decimals=4)), same)
+    return take_rows(vary(s, x=x.round(decimals=4), y=y.round(decimals=4)), same)
 
 # %% ../nbs/02_synthetic.ipynb #3843f2eb
-WHOLE = ("top_pattern", "print_kind", "print_back", "bottom_kind", "bottom_pattern", "hair_style", "carried", "carried_side", "scene", "seed")
+INTEGER_FACTORS = ("top_pattern", "print_kind", "print_back", "bottom_kind", "bottom_pattern", "hair_style", "carried", "carried_side", "scene", "seed")
 
 
 def _columns_of(kind):
@@ -1373,7 +1374,7 @@ def _parse(kind, table):
     for f in kind._fields:
         names = [f"{f}_{x}" for x in "rgb"] if "rgb" in f else [f]
         v = np.stack([np.array(table[n], dtype=np.float64) for n in names], -1)
-        whole = f in WHOLE
+        whole = f in INTEGER_FACTORS
         out.append(torch.from_numpy(v.astype(np.int64 if whole else np.float32)[:, 0] if len(names) == 1 else v.astype(np.float32)))
     return kind(*out)
 
@@ -1406,9 +1407,9 @@ def _scenes(world, photos, sizes, seed):
         rows.append(sample_shots(groups[group], torch.tensor(person), torch.tensor(camera), seed * 10 + k))
         outfit[index] = groups[group].outfit.numpy()[person] + 10_000 * k
         order += index
-    a, s = (concat(list(x)) for x in zip(*rows))
+    a, s = (concat_rows(list(x)) for x in zip(*rows))
     back = torch.tensor(order).argsort()
-    return take(a, back), _misplaced(photos, take(s, back)), who, outfit
+    return take_rows(a, back), _misplaced(photos, take_rows(s, back)), who, outfit
 
 
 def _write_table(root, photos, a, s, who, outfit):
@@ -1426,7 +1427,7 @@ def _write_photos(root, photos, a, s, height, width, quality, device, report=Non
     for folder in {str(Path(p.file).parent) for p in photos}:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for index in torch.arange(len(photos)).split(chunk):
-        image = render(to_device(take(a, index), device), to_device(take(s, index), device), height, width).image
+        image = render(rows_to_device(take_rows(a, index), device), rows_to_device(take_rows(s, index), device), height, width).image
         for i, x in zip(index.tolist(), to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()):
             how = {} if photos[i].file.endswith(".png") else dict(quality=quality, subsampling=0)
             Image.fromarray(x).save(root / photos[i].file, **how)

@@ -7,7 +7,7 @@ import torch
 
 from dgnet.config import make_config
 from dgnet.teacher import make_teacher
-from dgnet.train import TrainState, step
+from dgnet.train import TrainState, train_step
 
 
 def course(device: str, steps: int, **changes) -> list:
@@ -17,7 +17,7 @@ def course(device: str, steps: int, **changes) -> list:
     torch.manual_seed(7)
     teacher = make_teacher(cfg, 8).to(device, memory_format=torch.channels_last).train(cfg.teacher_train)
     state = TrainState(cfg, 8, labels, device=torch.device(device))
-    return [{k: v.item() for k, v in step(state, teacher, images, labels.to(device)).items()} for _ in range(steps)]
+    return [{k: v.item() for k, v in train_step(state, teacher, images, labels.to(device)).items()} for _ in range(steps)]
 
 
 if __name__ == "__main__":

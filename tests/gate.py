@@ -104,7 +104,7 @@ def trained() -> dict:
     "Weights and logs of smoke runs of every kind, and the files of every rendered world."
     from dgnet.config import make_config
     from dgnet.core import arithmetic, default_device
-    from dgnet.runs import get_bound, get_data, get_rival, get_run
+    from dgnet.runs import get_bound, get_data, get_gan, get_run
     from dgnet.synthetic import WORLDS
     made = {"arithmetic": arithmetic(default_device()), "worlds": {}, "weights": {}, "logs": {}}
     for world in WORLDS:
@@ -121,7 +121,7 @@ def trained() -> dict:
         made["weights"][name], made["logs"][name] = weights_of(run.model), log_of(run)
         made["weights"][f"{name}, teacher"] = weights_of(run.teacher)
     for kind in ("lsgan", "pose"):
-        made["weights"][kind] = weights_of(get_rival("smoke", "market", kind).net)
+        made["weights"][kind] = weights_of(get_gan("smoke", "market", kind).net)
     made["weights"]["bound"] = weights_of(get_bound(get_run("smoke")).model)
     return made
 
@@ -131,12 +131,12 @@ def resumed() -> dict:
     import torch
     from dgnet.config import make_config
     from dgnet.data import relabel
-    from dgnet.runs import get_data, get_teacher, photos
+    from dgnet.runs import get_data, get_teacher, load_split
     from dgnet.train import TrainState, fit
     cfg = make_config("smoke", seed=3)
     data = get_data(cfg)
     teacher = get_teacher(cfg, data).net
-    images, labels = photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
+    images, labels = load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     with tempfile.TemporaryDirectory() as folder:
         for stop_at in (4, None):
             state = TrainState(cfg, data.n_ids, labels, teacher.backbone)

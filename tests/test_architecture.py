@@ -6,7 +6,7 @@ import torch
 from dgnet.appearance import AppearanceEncoder, Backbone, BaselineNet
 from dgnet.config import make_config
 from dgnet.decoder import Decoder
-from dgnet.discriminator import Discriminator, gradient_punishment
+from dgnet.discriminator import Discriminator, r1_penalty
 from dgnet.layers import ASPP, ConvBlock, adain
 from dgnet.model import DGNet
 from dgnet.structure import StructureEncoder, grey
@@ -172,7 +172,7 @@ def test_gradient_punishment_against_finite_differences():
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
     maps = D(x)
     wanted = sum(torch.autograd.grad(m.sum(), x, retain_graph=True)[0].square().sum() / 2 for m in maps)
-    punishment = gradient_punishment(maps, x)
+    punishment = r1_penalty(maps, x)
     torch.testing.assert_close(punishment, wanted)
     weight = D.nets[0].conv2.conv.weight
     (g,) = torch.autograd.grad(punishment, weight)
@@ -180,7 +180,7 @@ def test_gradient_punishment_against_finite_differences():
     values = []
     for sign in (1, -1):
         with torch.no_grad(): weight.add_(sign * step)
-        values.append(gradient_punishment(D(x), x).item())
+        values.append(r1_penalty(D(x), x).item())
         with torch.no_grad(): weight.sub_(sign * step)
     assert abs((values[0] - values[1]) / 2e-6 - g[0, 1, 2, 1].item()) < 1e-4 * max(1, abs(g[0, 1, 2, 1].item()))
 

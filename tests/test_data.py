@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dgnet.data import (DATASETS, Label, TripletSampler, augment, describe, holdout, is_photo, load_dataset, load_images, make_split, name_rule, parse_name,
-                        pick_queries, random_erasing, read_image, recognise, relabel, to_rgb, without_broken)
+                        pick_queries, random_erasing, read_image, detect_layout, relabel, to_rgb, drop_unreadable)
 from dgnet.synthetic import read_factors, write_domain
 
 
@@ -410,13 +410,13 @@ def test_broken_photos_can_be_left_out(tmp_path):
     (root / "query" / "Thumbs.db").touch()
     for f in ("bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_test/0000_c1s1_000151_01.jpg"): (root / f).write_bytes(b"no image")
     data = load_dataset(None, root)
-    mended = without_broken(data, 16, 8)
+    mended = drop_unreadable(data, 16, 8)
     assert [b.path.name for b in mended.broken] == ["0007_c3s3_077419_03.jpg", "0000_c1s1_000151_01.jpg"] and {b.why for b in mended.broken} == {"no image format that is known"}
     assert [s.n for s in mended.data.splits] == [2, 1, 2, 2] and mended.data.train.ids.tolist() == [2, 2] and mended.data.n_ids == 1 and mended.data.query.ignored == ("Thumbs.db",)
-    assert load_images(mended.data.train, 16, 8).shape[0] == 2 and without_broken(mended.data, 16, 8).broken == []
-    assert without_broken(mended.data, 16, 8).data.train.paths == mended.data.train.paths and data.train.n == 3, "nothing else changes"
+    assert load_images(mended.data.train, 16, 8).shape[0] == 2 and drop_unreadable(mended.data, 16, 8).broken == []
+    assert drop_unreadable(mended.data, 16, 8).data.train.paths == mended.data.train.paths and data.train.n == 3, "nothing else changes"
     for p in data.train.paths: p.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 3 training photos can be read, e.g. .*0002_c1s1_000451_03.jpg"): without_broken(data, 16, 8)
+    with pytest.raises(ValueError, match="none of the 3 training photos can be read, e.g. .*0002_c1s1_000451_03.jpg"): drop_unreadable(data, 16, 8)
 
 
 def test_augment_is_flip_edge_pad_and_crop():
@@ -519,4 +519,4 @@ def test_reading_warns_of_nothing_without_a_reason(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(None, boxes(tmp_path, MARKET))
-    assert recognise(tmp_path).name == "market"
+    assert detect_layout(tmp_path).name == "market"

@@ -59,11 +59,11 @@ LABELS = [{"soft_label": s} for s in ("two_label", "pseudo", "conditional")]   #
 @pytest.mark.parametrize("changes", KINDS, ids=str)
 def test_nothing_in_a_step_asks_the_device_for_a_number(photos, changes):
     "Simulated on the CPU: what the networks and photos turn into is never read by the host."
-    from dgnet.train import step
+    from dgnet.train import train_step
     state, teacher = training(photos, **changes)
     images, labels = (v.clone() for v in photos)
     with Watched(images, labels, *tensors(state, teacher)) as watched:
-        for _ in range(6): losses = step(state, teacher, images, labels)   # before and after the warm-up, both sides of the coin
+        for _ in range(6): losses = train_step(state, teacher, images, labels)   # before and after the warm-up, both sides of the coin
         assert watched.waits == [] and all(v.on_device for v in losses.values())
         losses["id_s"].item()
         assert watched.waits == ["_local_scalar_dense"], "and such a question would be noticed"
@@ -71,13 +71,13 @@ def test_nothing_in_a_step_asks_the_device_for_a_number(photos, changes):
 
 def test_nothing_in_a_teachers_or_rivals_step_does_either(photos):
     from dgnet.config import make_config
-    from dgnet.rivals import RivalState, rival_step
+    from dgnet.rivals import GanState, gan_step
     from dgnet.teacher import TeacherState, teacher_step
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
     images, labels = (v.clone() for v in photos)
-    state, rival = TeacherState(cfg, 8, cpu), RivalState("lsgan", labels, cfg, cpu)
+    state, rival = TeacherState(cfg, 8, cpu), GanState("lsgan", labels, cfg, cpu)
     with Watched(images, labels, *state.net.parameters(), *state.net.buffers(), *rival.net.parameters(), *rival.critic.parameters(), *rival.net.buffers()) as watched:
-        for _ in range(2): loss, losses = teacher_step(state, images, labels), rival_step(rival, images, None)
+        for _ in range(2): loss, losses = teacher_step(state, images, labels), gan_step(rival, images, None)
     assert watched.waits == [] and loss.on_device and all(v.on_device for v in losses.values())
 
 
@@ -127,12 +127,12 @@ def test_augmentation_is_what_it_was_written_down_as(photos):
 def test_a_run_stops_in_time_and_ends_as_if_it_had_not(photos, tmp_path, monkeypatch):
     "DGNET_STOP: the state is stored at once, and the next call goes on from there; the teacher and the rivals likewise."
     from dgnet.config import make_config
-    from dgnet.rivals import train_rival
+    from dgnet.rivals import train_gan
     from dgnet.teacher import Stopped, train_teacher
     from dgnet.train import fit
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
     def dgnet(folder): state, teacher = training(photos); return fit(state, teacher, *photos, folder).model
-    kinds = {"dgnet": dgnet, "teacher": lambda folder: train_teacher(*photos, cfg, folder), "rival": lambda folder: train_rival("lsgan", *photos, None, cfg, folder)}
+    kinds = {"dgnet": dgnet, "teacher": lambda folder: train_teacher(*photos, cfg, folder), "rival": lambda folder: train_gan("lsgan", *photos, None, cfg, folder)}
     for name, run in kinds.items():
         folder = tmp_path / name
         folder.mkdir()
@@ -156,16 +156,16 @@ def gpu(f):
 @pytest.mark.parametrize("fits", [True, False], ids=["photos on the device", "photos on the host"])
 @pytest.mark.parametrize("changes", KINDS + LABELS, ids=str)
 def test_torch_sees_no_wait_in_a_step(photos, changes, fits):
-    from dgnet.core import resident
-    from dgnet.train import step
+    from dgnet.core import cache_on_device
+    from dgnet.train import train_step
     state, teacher = training(photos, "cuda", **changes)
-    images, labels = resident(photos[0], state.device, 1.0 if fits else 0.0), photos[1].to(state.device)
+    images, labels = cache_on_device(photos[0], state.device, 1.0 if fits else 0.0), photos[1].to(state.device)
     assert images.is_cuda == fits
-    for _ in range(3): step(state, teacher, images, labels)   # first calls may set things up
+    for _ in range(3): train_step(state, teacher, images, labels)   # first calls may set things up
     was = torch.cuda.get_sync_debug_mode()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        for _ in range(4): losses = step(state, teacher, images, labels)
+        for _ in range(4): losses = train_step(state, teacher, images, labels)
     finally: torch.cuda.set_sync_debug_mode(was)
     assert all(v.isfinite() for v in losses.values())
 
@@ -173,12 +173,12 @@ def test_torch_sees_no_wait_in_a_step(photos, changes, fits):
 @gpu
 def test_torch_sees_no_wait_in_a_teachers_or_rivals_step(photos):
     from dgnet.config import make_config
-    from dgnet.rivals import RivalState, rival_step
+    from dgnet.rivals import GanState, gan_step
     from dgnet.teacher import TeacherState, teacher_step
     cfg, device = make_config("smoke", ea_init="random"), torch.device("cuda")
-    state, rival = TeacherState(cfg, 8, device), RivalState("lsgan", photos[1], cfg, device)
+    state, rival = TeacherState(cfg, 8, device), GanState("lsgan", photos[1], cfg, device)
     images, labels = (v.to(device) for v in photos)
-    def both(): teacher_step(state, images, labels); rival_step(rival, images, None)
+    def both(): teacher_step(state, images, labels); gan_step(rival, images, None)
     for _ in range(3): both()
     try:
         torch.cuda.set_sync_debug_mode("error")
@@ -206,7 +206,7 @@ def compare(photos, size, **changes):
     from dgnet.model import DGNet
     from dgnet.schedule import loss_weights
     from dgnet.teacher import make_teacher
-    from dgnet.train import Batch, d_step, decode_batch, g_step
+    from dgnet.train import Batch, d_losses, decode_batch, g_losses
     cfg = make_config("paper" if size == "paper" else "smoke", ea_init="random", precision="float32", drop_prim=0.0, drop_fine=0.0, **changes)
     torch.manual_seed(0)
     model, teacher = DGNet(cfg, 8).train(), make_teacher(cfg, 8).eval()
@@ -217,7 +217,7 @@ def compare(photos, size, **changes):
         model.to(device); teacher.to(device)
         b = Batch(*(v.to(device) for v in batch))
         made = decode_batch(model, b, cfg)
-        losses = d_step(model, b, made, cfg) | g_step(model, teacher, b, made, loss_weights(cfg.n_iter - 1, cfg), False, cfg)
+        losses = d_losses(model, b, made, cfg) | g_losses(model, teacher, b, made, loss_weights(cfg.n_iter - 1, cfg), False, cfg)
         found.append({"losses": {k: v.item() for k, v in losses.items()}, "x_ij": made.x_swap.detach().cpu()})
     return found
 

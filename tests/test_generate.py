@@ -26,7 +26,7 @@ from dgnet.check import check_dataset
 from dgnet.config import make_config
 from dgnet.core import denormalise, from_uint8, to_uint8
 from dgnet.data import load_dataset, parse_name
-from dgnet.generate import Painter, draw_pairs, generate_cli, generate_set, made_by, open_painter, open_source, paint_pairs, paint_grid, photo_size, picture, plan_set, sheet, walk
+from dgnet.generate import ImageGenerator, draw_pairs, generate_cli, generate_set, provenance_comment, load_generator, open_source, swap_pairs, swap_grid, photo_size, to_pil, plan_set, image_sheet, interpolate
 from dgnet.model import DGNet
 from dgnet.synthetic import write_domain
 
@@ -46,7 +46,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def painter(model): return open_painter(model, "cpu")
+def painter(model): return load_generator(model, "cpu")
 
 
 def photo(path: Path, seed: int = 0, size=(20, 40), mode="RGB") -> Path:
@@ -87,15 +87,15 @@ def close(a, b) -> bool: return (a.int() - b.int()).abs().max() <= 1
 def test_a_swap_is_what_the_network_generates(painter, two):
     x = painter.read(list(two))
     x_i, x_j = from_uint8(x[:1]), from_uint8(x[1:])
-    assert torch.equal(paint_pairs(painter, x[:1], x[1:]), to_uint8(denormalise(painter.model.generate(x_i, x_j))))
-    assert painter.swap(*two).tobytes() == picture(paint_pairs(painter, x[:1], x[1:])[0]).tobytes()
+    assert torch.equal(swap_pairs(painter, x[:1], x[1:]), to_uint8(denormalise(painter.model.generate(x_i, x_j))))
+    assert painter.swap(*two).tobytes() == to_pil(swap_pairs(painter, x[:1], x[1:])[0]).tobytes()
     assert painter.swap(*two).tobytes() != painter.swap(*two[::-1]).tobytes(), "appearance and structure are not the same thing"
 
 
 def test_a_swap_with_oneself_is_the_self_reconstruction(painter, two):
     x = from_uint8(painter.read([two[0]]))
     own = to_uint8(denormalise(painter.model.G(painter.model.encode_appearance(x), painter.model.encode_structure(x))))[0]
-    assert painter.swap(two[0], two[0]).tobytes() == picture(own).tobytes()
+    assert painter.swap(two[0], two[0]).tobytes() == to_pil(own).tobytes()
     assert own.float().std() > 5, "a picture, not a grey card"
 
 
@@ -113,18 +113,18 @@ def test_batches_bound_the_memory_and_change_nothing_that_can_be_seen(painter, b
     hook = painter.model.G.register_forward_hook(lambda m, a, out: seen.append(len(out)))
     try:
         small = painter._replace(batch=batch)
-        assert type(small) is Painter and close(paint_pairs(small, x, x.flip(0)), paint_pairs(painter, x, x.flip(0)))
+        assert type(small) is ImageGenerator and close(swap_pairs(small, x, x.flip(0)), swap_pairs(painter, x, x.flip(0)))
         seen.clear()
-        grid = paint_grid(small, x[:2], x)
-        assert max(seen) == batch and sum(seen) == 2 * 7 and close(grid, paint_grid(painter, x[:2], x))
+        grid = swap_grid(small, x[:2], x)
+        assert max(seen) == batch and sum(seen) == 2 * 7 and close(grid, swap_grid(painter, x[:2], x))
     finally: hook.remove()
 
 
 def test_a_grid_has_appearance_down_and_structure_across(painter):
     x = torch.randint(0, 256, (5, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    grid = paint_grid(painter, x[:2], x[2:])
+    grid = swap_grid(painter, x[:2], x[2:])
     assert grid.shape == (2, 3, 3, 64, 32)
-    for m, n in np.ndindex(2, 3): assert close(grid[m, n], paint_pairs(painter, x[m:m + 1], x[2 + n:3 + n])[0])
+    for m, n in np.ndindex(2, 3): assert close(grid[m, n], swap_pairs(painter, x[m:m + 1], x[2 + n:3 + n])[0])
     image = np.asarray(painter.grid(list(x[:2]), list(x[2:]), (64, 32)))   # 4 white pixels around each
     def cell(r, c): return torch.from_numpy(image[4 + r * 68:68 + r * 68, 4 + c * 36:36 + c * 36].copy()).permute(2, 0, 1)
     assert torch.equal(cell(0, 2), x[3]) and torch.equal(cell(2, 0), x[1]) and close(cell(2, 3), grid[1, 2])
@@ -134,12 +134,12 @@ def test_a_walk_goes_from_one_picture_to_the_other(painter):
     x = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     for of, still in (("appearance", None), ("structure", None), ("appearance", x[2]), ("structure", x[2])):
         other = x[:1] if still is None else x[2:]
-        path = walk(painter, x[0], x[1], of, 5, still)
-        ends = paint_pairs(painter, x[:2], other.expand(2, -1, -1, -1)) if of == "appearance" else paint_pairs(painter, other.expand(2, -1, -1, -1), x[:2])
+        path = interpolate(painter, x[0], x[1], of, 5, still)
+        ends = swap_pairs(painter, x[:2], other.expand(2, -1, -1, -1)) if of == "appearance" else swap_pairs(painter, other.expand(2, -1, -1, -1), x[:2])
         assert close(path[[0, -1]], ends) and path.shape == (5, 3, 64, 32)
-    assert close(walk(painter, x[0], x[1], steps=20)[7], walk(painter._replace(batch=3), x[0], x[1], steps=20)[7])
-    with pytest.raises(ValueError, match="appearance.*structure"): walk(painter, x[0], x[1], "clothes")
-    with pytest.raises(ValueError, match="two ends"): walk(painter, x[0], x[1], steps=1)
+    assert close(interpolate(painter, x[0], x[1], steps=20)[7], interpolate(painter._replace(batch=3), x[0], x[1], steps=20)[7])
+    with pytest.raises(ValueError, match="appearance.*structure"): interpolate(painter, x[0], x[1], "clothes")
+    with pytest.raises(ValueError, match="two ends"): interpolate(painter, x[0], x[1], steps=1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "CMYK", "P", "1", "I;16"])
@@ -173,14 +173,14 @@ def test_a_photo_is_turned_upright(painter, tmp_path):
 def test_a_picture_is_of_the_size_that_is_asked_for(painter, two):
     assert painter.swap(*two).size == (32, 64) and painter.swap(*two, size=photo_size(two[1])).size == (20, 40)
     x = painter.read([two[0]])[0]
-    assert picture(x, (128, 64)).tobytes() == picture(x).resize((64, 128), Image.Resampling.BICUBIC).tobytes()
+    assert to_pil(x, (128, 64)).tobytes() == to_pil(x).resize((64, 128), Image.Resampling.BICUBIC).tobytes()
 
 
 def test_a_sheet_enlarges_by_whole_numbers():
     one = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 20, 3), np.uint8))
-    assert sheet([one]).size == (60 + 8, 150 + 8) and sheet([one, one], least=0).size == (52, 58)
-    assert sheet([one, one, "words"], ["A", "B", "C"], n_cols=2, least=0).size == (52, 4 + 2 * (54 + 16))
-    assert (np.asarray(sheet([one]))[4:-4:3, 4:-4:3] == np.asarray(one)).all()
+    assert image_sheet([one]).size == (60 + 8, 150 + 8) and image_sheet([one, one], least=0).size == (52, 58)
+    assert image_sheet([one, one, "words"], ["A", "B", "C"], n_cols=2, least=0).size == (52, 4 + 2 * (54 + 16))
+    assert (np.asarray(image_sheet([one]))[4:-4:3, 4:-4:3] == np.asarray(one)).all()
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
@@ -223,12 +223,12 @@ def test_the_device_that_is_asked_for(model, monkeypatch, two, tmp_path, capsys)
     monkeypatch.setenv("DGNET_DEVICE", "toaster")
     assert cli("swap", *two, "--model", model, "--out", tmp_path / "x.png") == 2
     assert "DGNET_DEVICE=toaster: no such device" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="batch=0"): open_painter(model, "cpu", 0)
+    with pytest.raises(ValueError, match="batch=0"): load_generator(model, "cpu", 0)
 
 
 def test_a_full_gpu_is_said_in_words(model, monkeypatch, two, tmp_path, capsys):
     def full(*a): raise torch.OutOfMemoryError("CUDA out of memory")
-    monkeypatch.setattr(G, "paint_pairs", full)
+    monkeypatch.setattr(G, "swap_pairs", full)
     assert cli("swap", *two, "--model", model, "--out", tmp_path / "x.png") == 2 and "DGNET_DEVICE=cpu" in capsys.readouterr().err
 
 
@@ -348,7 +348,7 @@ def test_a_set_is_complete_and_reads_back(painter, flat, tmp_path, images):
         a, s = parse_name(r["appearance"]), parse_name(r["structure"])
         assert (a.id, s.id, a.cam, s.cam) == tuple(int(r[k]) for k in ("appearance_id", "structure_id", "appearance_cam", "structure_cam")) and a.id != s.id
         assert r["file"].startswith(f"{a.id:04d}/{a.id:04d}_c{s.cam}_")
-        wanted = paint_pairs(painter, *painter.read([flat / r["appearance"], flat / r["structure"]]).split(1))[0]
+        wanted = swap_pairs(painter, *painter.read([flat / r["appearance"], flat / r["structure"]]).split(1))[0]
         seen = torch.from_numpy(np.array(Image.open(done.folder / r["file"]))).permute(2, 0, 1)
         assert close(seen, wanted) if images == "png" else (seen.float() - wanted.float()).abs().mean() < 6
     back = load_dataset(None, done.folder)
@@ -370,7 +370,7 @@ def test_what_a_set_says_of_itself(painter, model, flat, tmp_path, capsys):
         assert words in card
     for name, content in contents(tmp_path / "out").items(): assert str(tmp_path).encode() not in content, f"{name} shows a path of this machine"
     some = next((tmp_path / "out").rglob("*.png"))
-    assert Image.open(some).text["Comment"] == made_by(painter) and painter.sha256[:16] in made_by(painter)
+    assert Image.open(some).text["Comment"] == provenance_comment(painter) and painter.sha256[:16] in provenance_comment(painter)
 
 
 def test_the_card_carries_the_terms_of_its_photos(painter, tmp_path):
@@ -415,14 +415,14 @@ def test_a_set_goes_on_wherever_it_was_stopped(painter, flat, tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(model, painter, flat, tmp_path, monkeypatch, capsys):
     ask = ("set", flat, "--model", model, "--out", tmp_path / "out", "--pairs", "40")
-    save, made = G.save_picture, []
+    save, made = G.save_image, []
     def stop(*args):
         save(*args); made.append(1)
         if len(made) == 20: raise KeyboardInterrupt
-    monkeypatch.setattr(G, "save_picture", stop)
+    monkeypatch.setattr(G, "save_image", stop)
     assert cli(*ask) == 130 and "the same command goes on from here" in capsys.readouterr().err
     assert not json.loads((tmp_path / "out" / "generated.json").read_text())["finished"] and not (tmp_path / "out" / "manifest.csv").exists()
-    monkeypatch.setattr(G, "save_picture", save)
+    monkeypatch.setattr(G, "save_image", save)
     assert cli(*ask) == 0 and 0 < int(re.search(r"40 pictures of 4 people; (\d+) made now", capsys.readouterr().out)[1]) < 40
     assert cli(*ask[:4], "--out", tmp_path / "other" , "--pairs", "40") == 0
     one, other = contents(tmp_path / "out"), contents(tmp_path / "other")
@@ -464,7 +464,7 @@ def test_another_command_is_refused_and_nothing_is_mixed(painter, flat, tmp_path
     source = open_source(flat)
     generate_set(painter, source, tmp_path / "out", 30)
     torch.manual_seed(1)
-    other = open_painter(DGNet(make_config("smoke"), 8).save(tmp_path / "other.safetensors"), "cpu")
+    other = load_generator(DGNet(make_config("smoke"), 8).save(tmp_path / "other.safetensors"), "cpu")
     photo(flat / "0002_c2s1_000900_00.png", 50)
     before = state(tmp_path / "out")
     for said, call in [("seed 0, now 1", (painter, source, 30, 1)), ("pairs 30, now 31", (painter, source, 31)), ("pairs 30, now all", (painter, source, None)), ("images png, now jpg", (painter, source, 30, 0, "jpg")),
@@ -674,5 +674,5 @@ def test_the_lines_of_the_readme_make_a_swap(tmp_path, monkeypatch):
     made = Image.open(tmp_path / "swap.png")
     assert made.size == (64, 128)
     one, two = (to_uint8(names[k]) for k in ("one", "two"))
-    assert np.array_equal(np.asarray(made), np.asarray(open_painter("midi-market").swap(one, two))), "floats and bytes are the same photo"
-    with pytest.raises(ValueError, match="outside"): open_painter("midi-market").swap(names["one"] * 255, names["two"])
+    assert np.array_equal(np.asarray(made), np.asarray(load_generator("midi-market").swap(one, two))), "floats and bytes are the same photo"
+    with pytest.raises(ValueError, match="outside"): load_generator("midi-market").swap(names["one"] * 255, names["two"])

@@ -40,14 +40,14 @@ def step_losses(recipe, again, **changes):
     from dgnet.config import make_config
     from dgnet.model import DGNet
     from dgnet.teacher import make_teacher
-    from dgnet.train import Batch, d_step, decode_batch, g_step
+    from dgnet.train import Batch, d_losses, decode_batch, g_losses
     torch.manual_seed(0)
     cfg = make_config("smoke", recipe=recipe, **changes)
     model, teacher = DGNet(cfg, 5).train(), make_teacher(cfg, 5).train()
     batch = Batch(*(torch.randn(4, 3, cfg.height, cfg.width) for _ in range(4)), torch.arange(4))
     w = dict.fromkeys(("img1", "img2", "id_s", "id_s_fine", "code1", "code2", "id_c", "adv", "prim", "fine", "cyc"), 1.0)
     made = decode_batch(model, batch, cfg)
-    return model, teacher, {**d_step(model, batch, made, cfg), **g_step(model, teacher, batch, made, w, again, cfg)}
+    return model, teacher, {**d_losses(model, batch, made, cfg), **g_losses(model, teacher, batch, made, w, again, cfg)}
 
 
 def receivers(model, loss):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dgnet.decoder import Decoder, Doubling, UpConv, folded
-from dgnet.layers import ConvBlock, DecoderNorm, ImageNorm, MapNorm, Style, adain
+from dgnet.decoder import Decoder, UpBlock, UpConv, fold_kernels
+from dgnet.layers import ConvBlock, DecoderNorm, FusedInstanceNorm, FusedLayerNorm, Style, adain
 
 SHAPES = [(1, 1, 1, 2), (2, 3, 4, 2), (3, 8, 16, 8), (2, 16, 40, 20), (1, 16, 40, 20)]   # the last two: more than 8,192 numbers an image
 
@@ -42,8 +42,8 @@ def test_norms_in_double_precision(shape, slope, layout):
     torch.manual_seed(0)
     x = (3 * torch.randn(shape, dtype=torch.double) + 1).contiguous(memory_format=layout)
     w, b = torch.randn(2, *shape[:2], dtype=torch.double)
-    same(with_gradients(lambda *v: ImageNorm.apply(*v, 1e-5, slope), x, w, b), with_gradients(lambda *v: plain_norm(*v, 1e-5, slope), x, w, b), 1e-9)
-    same(with_gradients(lambda *v: MapNorm.apply(*v, 1e-5, slope), x, w[0], b[0]), with_gradients(lambda *v: plain_map(*v, 1e-5, slope), x, w[0], b[0]), 1e-9)
+    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, slope), x, w, b), with_gradients(lambda *v: plain_norm(*v, 1e-5, slope), x, w, b), 1e-9)
+    same(with_gradients(lambda *v: FusedLayerNorm.apply(*v, 1e-5, slope), x, w[0], b[0]), with_gradients(lambda *v: plain_map(*v, 1e-5, slope), x, w[0], b[0]), 1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
@@ -51,14 +51,14 @@ def test_norms_in_bfloat16_are_as_good_as_the_formula(shape):
     torch.manual_seed(0)
     x = (torch.randn(shape) + 1).bfloat16().to(memory_format=torch.channels_last)
     w, b = torch.randn(2, *shape[:2])
-    same(with_gradients(lambda *v: ImageNorm.apply(*v, 1e-5, 0.0), x, w, b), with_gradients(lambda *v: adain(*v), x, w, b), 0.02)
+    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.0), x, w, b), with_gradients(lambda *v: adain(*v), x, w, b), 0.02)
     norm = DecoderNorm(shape[1])
-    same([MapNorm.apply(x, norm.gamma, norm.beta, norm.eps, 0.0)], [norm(x)], 0.02)
+    same([FusedLayerNorm.apply(x, norm.gamma, norm.beta, norm.eps, 0.0)], [norm(x)], 0.02)
 
 
 def test_a_style_in_bfloat16_gets_its_gradient_in_bfloat16():
     x, w, b = torch.randn(2, 3, 8, 4).bfloat16(), torch.ones(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16()
-    assert {v.dtype for v in with_gradients(lambda *v: ImageNorm.apply(*v, 1e-5, 0.2), x, w, b)} == {torch.bfloat16}
+    assert {v.dtype for v in with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.2), x, w, b)} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("norm", ["instance", "adain", "layer"])
@@ -76,7 +76,7 @@ def test_a_block_is_what_its_formula_says(norm):
 @pytest.mark.parametrize("b", [1, 3])
 def test_doubling_in_one_is_doubling_first(size, layout, b):
     torch.manual_seed(0)
-    double = Doubling(5, 3).double()
+    double = UpBlock(5, 3).double()
     x = torch.randn(b, 5, *size, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
     leaves = [x, *double.parameters()]
     ways = [double(x), nn.Sequential.forward(double, x)]
@@ -85,8 +85,8 @@ def test_doubling_in_one_is_doubling_first(size, layout, b):
 
 
 def test_doubling_leaves_the_gradient_it_is_given_alone():
-    double, x = Doubling(4, 2), torch.randn(1, 4, 4, 3).requires_grad_()
-    y = UpConv.apply(x, *folded(double[1].conv.weight, double[1].conv.bias))
+    double, x = UpBlock(4, 2), torch.randn(1, 4, 4, 3).requires_grad_()
+    y = UpConv.apply(x, *fold_kernels(double[1].conv.weight, double[1].conv.bias))
     g = torch.ones_like(y, memory_format=torch.channels_last)
     y.backward(g)
     assert (g == 1).all() and x.grad.isfinite().all()
@@ -94,7 +94,7 @@ def test_doubling_leaves_the_gradient_it_is_given_alone():
 
 def test_doubling_under_autocast():
     torch.manual_seed(0)
-    double, x = Doubling(8, 4), torch.randn(2, 8, 8, 4)
+    double, x = UpBlock(8, 4), torch.randn(2, 8, 8, 4)
     with torch.autocast("cpu", torch.bfloat16): quick, plain = double(x), nn.Sequential.forward(double, x)
     assert quick.dtype == plain.dtype == torch.bfloat16
     assert (quick - plain).abs().max() < 0.1 and (quick.float() - double(x)).abs().mean() <= 1.2 * (plain.float() - double(x)).abs().mean()
@@ -104,7 +104,7 @@ def test_doubling_under_autocast():
 
 def test_no_second_derivative_is_said():
     x = torch.randn(1, 2, 4, 4, requires_grad=True)
-    (g,) = torch.autograd.grad(ImageNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5, 0.2).square().sum(), x, create_graph=True)
+    (g,) = torch.autograd.grad(FusedInstanceNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5, 0.2).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"): g.sum().backward()
 
 

@@ -114,7 +114,7 @@ def test_half_precision_scores_are_summed_in_float32(losses):
 
 
 def test_gradient_punishment_of_a_linear_d_is_the_square_of_its_weights():
-    from dgnet.discriminator import gradient_punishment
+    from dgnet.discriminator import r1_penalty
     x, w = numbers(2, 3, 4, 2).requires_grad_(), numbers(3, 4, 2, seed=1)
     scores = (x * w).sum((1, 2, 3)).view(2, 1, 1, 1)
-    close(gradient_punishment([scores], x), sum(float(v) ** 2 for v in w.flatten()))
+    close(r1_penalty([scores], x), sum(float(v) ** 2 for v in w.flatten()))

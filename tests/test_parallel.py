@@ -41,11 +41,11 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(base):
     "In this very process, with one thread like the others."
-    from dgnet.train import ALONE
+    from dgnet.train import SINGLE_PROCESS
     from together import everything
     threads = torch.get_num_threads()
     (base / "one").mkdir(); torch.set_num_threads(1)
-    try: return everything(base / "one", ALONE)
+    try: return everything(base / "one", SINGLE_PROCESS)
     finally: torch.set_num_threads(threads)
 
 
@@ -92,12 +92,12 @@ def test_local_statistics_are_another_recipe_with_equal_running_averages(one, tw
 
 
 def test_resumed_bit_for_bit_and_by_another_number_of_processes(base, one, two):
-    from dgnet.train import ALONE, fit
+    from dgnet.train import SINGLE_PROCESS, fit
     from together import begin, photos
     assert one["resumed"] and two["resumed"]
     logs = [(base / n / "parts" / "log.csv").read_text().splitlines() for n in ("one", "two")]
     assert len(logs[0]) == len(logs[1]) == 5 and [l.split(",")[0] for l in logs[1]] == ["it", "1", "2", "3", "4"], "one writer, no row twice"
-    _, teacher, state = begin(ALONE, n_iter=4)
+    _, teacher, state = begin(SINGLE_PROCESS, n_iter=4)
     assert fit(state, teacher, *photos(), base / "two" / "parts").it == 4
 
 

@@ -127,8 +127,8 @@ def losses_of_a_step(model, teacher, batch, learn):
         for name in ("l_img", "l_code", "l_adv_g", "l_adv_d", "l_id"): stack.enter_context(in_halves(name, seen))
         stack.enter_context(punishment_in_halves(seen))
         made = train.decode_batch(model, batch, CFG)
-        with torch.enable_grad(): d = {k: v.item() for k, v in train.d_step(model, batch, made, CFG).items()}
-        losses = train.g_step(model, teacher, batch, made, w, True, CFG)
+        with torch.enable_grad(): d = {k: v.item() for k, v in train.d_losses(model, batch, made, CFG).items()}
+        losses = train.g_losses(model, teacher, batch, made, w, True, CFG)
         total = sum(w[k] * v for k, v in losses.items())
     if learn: total.backward()
     ours = {k: v.item() for k, v in losses.items()} | d

@@ -13,7 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dgnet.data import SamePerson, TripletSampler, is_photo, load_dataset, make_split, name_rule, parse_name, read_csv, separate
+from dgnet.data import PositiveSampler, TripletSampler, is_photo, load_dataset, make_split, name_rule, parse_name, read_csv, reshuffle_clashes
 from dgnet.reid import Embeddings, rank_metrics
 
 
@@ -169,7 +169,7 @@ def people(draw):
 def test_another_photo_of_the_same_person(labels, seed):
     y, rng = torch.from_numpy(labels), torch.Generator().manual_seed(seed)
     index = torch.arange(len(y)).repeat(3)
-    t = SamePerson(y).another(index, rng)
+    t = PositiveSampler(y).another(index, rng)
     alone = torch.bincount(y)[y[index]] == 1
     assert torch.equal(y[t], y[index]) and torch.equal(t == index, alone), "another one wherever there is a choice, itself where there is none"
 
@@ -210,6 +210,6 @@ def test_pairs_that_cannot_be_kept_apart_are_refused(labels, seed):
     y, rng = torch.from_numpy(labels), torch.Generator().manual_seed(seed)
     i, j = torch.randperm(len(y), generator=rng), torch.randperm(len(y), generator=rng)
     most = np.bincount(labels).max()
-    try: apart = separate(y[i], j, y, rng)
+    try: apart = reshuffle_clashes(y[i], j, y, rng)
     except ValueError as e: assert re.match("distinct=True: one person holds so many", str(e)) and most > len(y) / 3
     else: assert (y[apart] != y[i]).all() and sorted(apart.tolist()) == list(range(len(y))) and most <= len(y) / 2

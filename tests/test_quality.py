@@ -310,7 +310,7 @@ def test_swap_truth_takes_clothes_from_i_and_the_rest_from_j(q):
     photo = to_uint8(world.render(appearance, structure, 32, 16).image)
     pairs = q.Pairs(torch.tensor([0, 2, 4]), torch.tensor([3, 5, 4]))
     swaps = q.swap_truth(photo, who.numpy(), appearance, structure, pairs, size=(32, 16))
-    want = to_uint8(world.render(world.take(appearance, pairs.i), world.take(structure, pairs.j), 32, 16).image)
+    want = to_uint8(world.render(world.take_rows(appearance, pairs.i), world.take_rows(structure, pairs.j), 32, 16).image)
     assert torch.equal(swaps.truth, want) and torch.equal(swaps.truth[2], photo[4])
     assert torch.equal(swaps.x_i, photo[pairs.i]) and torch.equal(swaps.x_j, photo[pairs.j])
     assert swaps.who.tolist() == [0, 1, 2] and swaps.person.flatten(1).any(1).all()

@@ -9,7 +9,7 @@ from torch import nn
 
 from dgnet.appearance import AppearanceEncoder, BaselineNet
 from dgnet.data import Split
-from dgnet.reid import (Embeddings, average_precision, by_person, camera_rule, count_above, embed, match_ranks, multi_query, own_photos, paired_bootstrap,
+from dgnet.reid import (Embeddings, average_precision, by_person, camera_rule, count_above, embed, match_ranks, multi_query, identity_columns, paired_bootstrap,
                         rank_metrics, ranked_list, re_rank, show_ranked_list, similarity)
 
 
@@ -110,7 +110,7 @@ def test_the_board_and_the_masks_agree(seed, head):
 def test_own_photos_are_the_camera_rule(seed):
     q, g = many_ties(31, seed), many_ties(90, seed + 9)
     order = by_person(g)
-    own, masks = own_photos(q, g.take(order)), camera_rule(q, g)
+    own, masks = identity_columns(q, g.take(order)), camera_rule(q, g)
     assert sorted(order.tolist()) == torch.nonzero(g.ids != -1)[:, 0].tolist()
     for k in range(31):
         columns = own.column[k][own.column[k] < len(order)]
@@ -225,10 +225,10 @@ def test_each_recipe_weighs_its_side(monkeypatch, recipe, side):
     from dgnet.config import make_config
     q, g, cfg = random_set(12, 4, 2, 5), random_set(40, 4, 2, 6), make_config("paper", recipe=recipe)
     flips, query = [], photos(12)[1]
-    monkeypatch.setattr(runs, "photos", lambda split, cfg: None)
+    monkeypatch.setattr(runs, "load_split", lambda split, cfg: None)
     monkeypatch.setattr(runs, "embed", lambda net, images, split, flip: flips.append(flip) or (q if split is query else g))
     scores = torch.cat([q.prim, cfg.beta * q.fine], 1) @ torch.cat([g.prim, side * g.fine], 1).T
-    np.testing.assert_allclose(runs.rank(encoder(), query, photos(40)[1], cfg)["both"].ap, rank_metrics(q, g, scores=scores).ap, atol=1e-9)
+    np.testing.assert_allclose(runs.evaluate(encoder(), query, photos(40)[1], cfg)["both"].ap, rank_metrics(q, g, scores=scores).ap, atol=1e-9)
     assert flips == [recipe == "official"] * 2
 
 

@@ -211,7 +211,7 @@ def test_the_command_answers_a_broken_artefact_in_one_line(toy, report, labels, 
     import dgnet.runs as R
     folder, _ = toy
     (folder / "mini" / f"{labels[0]}.json").write_text("{")
-    monkeypatch.setattr(R, "choose", lambda *prefixes: [])
+    monkeypatch.setattr(R, "choose_notebooks", lambda *prefixes: [])
     monkeypatch.setattr(R, "refresh_readme", lambda path: "")
     monkeypatch.setattr(R, "write_report", lambda path, names: report.write_report(folder / "report.html", names, folder))
     assert R.reproduce_cli([]) == 2

@@ -29,59 +29,59 @@ both = pytest.mark.parametrize("kind", ["lsgan", "pose"])
 
 @pytest.mark.parametrize("size", [(64, 32), (128, 64), (256, 128)])
 def test_pictures_have_the_size_of_the_photos(size):
-    from dgnet.rivals import Critic, make_rival
+    from dgnet.rivals import Critic, make_gan
     cfg = config(height=size[0], width=size[1])
     g = torch.Generator().manual_seed(0)
     x, joints = torch.randint(0, 256, (3, 3, *size), generator=g).to(torch.uint8), torch.rand(3, 14, 2, generator=g) * size[1]
-    assert make_rival("lsgan", cfg).eval().generate(3).shape == (3, 3, *size)
-    assert make_rival("pose", cfg).eval().generate(x, joints).shape == (3, 3, *size)
+    assert make_gan("lsgan", cfg).eval().generate(3).shape == (3, 3, *size)
+    assert make_gan("pose", cfg).eval().generate(x, joints).shape == (3, 3, *size)
     assert Critic(*size, 4)(torch.randn(3, 3, *size))[0].shape == (3, 1, 1, 1)
 
 
 @both
 def test_a_stopped_rival_goes_on_bit_for_bit(kind, photos, tmp_path):
-    from dgnet.rivals import train_rival
+    from dgnet.rivals import train_gan
     cfg = config()
-    whole = train_rival(kind, *photos, cfg)
-    stopped = train_rival(kind, *photos, cfg, tmp_path, stop_at=3)
+    whole = train_gan(kind, *photos, cfg)
+    stopped = train_gan(kind, *photos, cfg, tmp_path, stop_at=3)
     assert (tmp_path / "state.pt").exists() and not same(whole, stopped)
     torch.manual_seed(99)   # what happens between the two halves must not matter
-    assert same(whole, train_rival(kind, *photos, cfg, tmp_path)) and not (tmp_path / "state.pt").exists()
+    assert same(whole, train_gan(kind, *photos, cfg, tmp_path)) and not (tmp_path / "state.pt").exists()
 
 
 @both
 def test_the_seed_decides(kind, photos):
-    from dgnet.rivals import train_rival
-    one, again, other = (train_rival(kind, *photos, config(seed=s)) for s in (0, 0, 1))
+    from dgnet.rivals import train_gan
+    one, again, other = (train_gan(kind, *photos, config(seed=s)) for s in (0, 0, 1))
     assert same(one, again) and not same(one, other) and not one.training
 
 
 def test_lsgan_does_not_look_at_labels_and_draws_the_same_for_one_seed(photos):
-    from dgnet.rivals import train_rival
+    from dgnet.rivals import train_gan
     images, labels, joints = photos
-    net = train_rival("lsgan", images, labels, None, config())
-    assert same(net, train_rival("lsgan", images, labels.flip(0), joints, config()))
+    net = train_gan("lsgan", images, labels, None, config())
+    assert same(net, train_gan("lsgan", images, labels.flip(0), joints, config()))
     assert torch.equal(net.generate(5, seed=2), net.generate(5, seed=2)) and not torch.equal(net.generate(5, seed=2), net.generate(5, seed=3))
 
 
 def test_the_loss_of_pose_falls(photos):
-    from dgnet.rivals import train_rival
+    from dgnet.rivals import train_gan
     told = []
-    train_rival("pose", *photos, config(rival_iter=60), report=lambda clock, losses: told.append((clock, losses["rival"])), every=1)
+    train_gan("pose", *photos, config(rival_iter=60), report=lambda clock, losses: told.append((clock, losses["rival"])), every=1)
     assert [c.it for c, _ in told] == list(range(1, 61)) and told[-1][0].n_iter == 60
     assert sum(v for _, v in told[-10:]) < 0.8 * sum(v for _, v in told[:10])
 
 
 def test_each_optimiser_moves_its_own_network_only(photos, monkeypatch):
     import dgnet.rivals as V
-    state = V.RivalState("pose", photos[1], config(), torch.device("cpu"))
+    state = V.GanState("pose", photos[1], config(), torch.device("cpu"))
     moved, kept = [], V.descend
     def watch(losses, w, *optimisers):
         before = [[p.clone() for p in net.parameters()] for net in (state.net, state.critic)]
         kept(losses, w, *optimisers)
         moved.append([any(not torch.equal(p, q) for p, q in zip(old, net.parameters())) for old, net in zip(before, (state.net, state.critic))])
     monkeypatch.setattr(V, "descend", watch)
-    V.rival_step(state, photos[0], photos[2])
+    V.gan_step(state, photos[0], photos[2])
     assert moved == [[False, True], [True, False]], "first the critic alone, then the generator alone"
 
 
@@ -97,39 +97,39 @@ def test_joints_are_the_renderers(tmp_path):
 
 
 def test_refusals_name_the_remedy(photos, tmp_path):
-    from dgnet.rivals import make_rival, read_joints, train_rival
+    from dgnet.rivals import make_gan, read_joints, train_gan
     images, labels, joints = photos
-    with pytest.raises(ValueError, match="there are lsgan, pose"): make_rival("fd-gan", config())
-    with pytest.raises(ValueError, match="do not halve down"): make_rival("lsgan", config(height=96, width=48))
+    with pytest.raises(ValueError, match="there are lsgan, pose"): make_gan("fd-gan", config())
+    with pytest.raises(ValueError, match="do not halve down"): make_gan("lsgan", config(height=96, width=48))
     with pytest.raises(ValueError, match="come without joints.*kind='lsgan'"): read_joints(tmp_path, [], 64, 32)
     for wrong in (None, joints[:5]):
-        with pytest.raises(ValueError, match="needs the joints of all 48 photos.*read_joints"): train_rival("pose", images, labels, wrong, config())
+        with pytest.raises(ValueError, match="needs the joints of all 48 photos.*read_joints"): train_gan("pose", images, labels, wrong, config())
 
 
 def test_a_checkpoint_of_something_else_is_refused(photos, tmp_path):
-    from dgnet.rivals import train_rival
-    train_rival("lsgan", *photos, config(), tmp_path, stop_at=2)
+    from dgnet.rivals import train_gan
+    train_gan("lsgan", *photos, config(), tmp_path, stop_at=2)
     for kind, cfg in (("pose", config()), ("lsgan", replace(config(), seed=5))):
-        with pytest.raises(ValueError, match="this checkpoint belongs to.*folder of its own, or delete"): train_rival(kind, *photos, cfg, tmp_path)
+        with pytest.raises(ValueError, match="this checkpoint belongs to.*folder of its own, or delete"): train_gan(kind, *photos, cfg, tmp_path)
     (tmp_path / "state.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="not a readable checkpoint.*Delete it"): train_rival("lsgan", *photos, config(), tmp_path)
+    with pytest.raises(ValueError, match="not a readable checkpoint.*Delete it"): train_gan("lsgan", *photos, config(), tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(photos, monkeypatch):
     import dgnet.rivals as V
     monkeypatch.setattr(V, "l_img", lambda x, x_hat: (x_hat - x).abs().mean() * float("nan"))
-    with pytest.raises(FloatingPointError, match="training stopped"): V.train_rival("pose", *photos, config(), every=1)
+    with pytest.raises(FloatingPointError, match="training stopped"): V.train_gan("pose", *photos, config(), every=1)
 
 
 def test_get_rival_trains_once_and_refuses_photographs(tmp_path, monkeypatch):
     import dgnet.runs as R
     monkeypatch.setattr(R, "LOCAL", tmp_path); monkeypatch.setenv("DGNET_DEVICE", "cpu")
     R._PHOTOS.clear(); R._loaded.cache_clear()
-    first = R.get_rival("smoke", kind="pose")
+    first = R.get_gan("smoke", kind="pose")
     assert first.folder.name == R.run_key(R.make_config("smoke", method="pose")) and {p.name for p in first.folder.iterdir()} == {"lock", "done.json", "rival.pt"}
     monkeypatch.setattr(R, "train_rival", None)   # calling it would fail
-    assert same(first.net, R.get_rival("smoke", kind="pose").net)
+    assert same(first.net, R.get_gan("smoke", kind="pose").net)
     world = first.data.root
     (world / "factors.csv").unlink(); R._PHOTOS.clear()
-    with pytest.raises(ValueError, match="come without joints"): R.get_rival("smoke", kind="pose", path=world)
+    with pytest.raises(ValueError, match="come without joints"): R.get_gan("smoke", kind="pose", path=world)
     R._PHOTOS.clear(); R._loaded.cache_clear()

@@ -30,7 +30,7 @@ def blank_but(needed, monkeypatch) -> None:
         black = Image.new("RGB", (width, height))
         for p in planned: black.save(root / p.file)
         rows = needed(planned)
-        real(root, [planned[k] for k in rows], synthetic.take(a, rows), synthetic.take(s, rows), height, width, *rest)
+        real(root, [planned[k] for k in rows], synthetic.take_rows(a, rows), synthetic.take_rows(s, rows), height, width, *rest)
 
     monkeypatch.setattr(synthetic, "_write_photos", write)
 
@@ -55,7 +55,7 @@ def first_steps(tier: str, dataset: str, local, monkeypatch, **changes) -> tuple
 
     blank_but(needed, monkeypatch)
     data = R.get_data(cfg)
-    images, labels = R.photos(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
+    images, labels = R.load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     assert [p.name for p in data.train.paths] == sorted(p.name for p in data.train.paths), "photos come in the order of their names"
     teacher = R.get_teacher(cfg, data).net
     state = TrainState(cfg, data.n_ids, labels, teacher.backbone, maker=R.get_start(cfg).generator)
@@ -106,5 +106,5 @@ def test_figure_1_of_the_shipped_model_again(tmp_path, monkeypatch):
     try:
         run = R.get_run("midi", "market")
         assert run.folder.parent == R.WEIGHTS and run.provenance["run"] == stored["provenance"]["run"]
-        assert swap_report(run.model.generate, R.unseen_swaps(run)).ratio.value == pytest.approx(stored["rows"]["ratio"]["value"], abs=2e-3)
+        assert swap_report(run.model.generate, R.true_swaps(run)).ratio.value == pytest.approx(stored["rows"]["ratio"]["value"], abs=2e-3)
     finally: R._PHOTOS.clear(); R._loaded.cache_clear()

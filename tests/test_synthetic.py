@@ -15,19 +15,19 @@ from dgnet.synthetic import (
     WORLDS,
     Appearance,
     Structure,
-    behind,
+    background,
     cameras,
-    concat,
+    concat_rows,
     cross,
-    ground,
-    inks,
+    pavement,
+    palette,
     pixels,
     plain,
     read_factors,
     render,
     sample_people,
     sample_shots,
-    take,
+    take_rows,
     vary,
     write_domain,
 )
@@ -72,7 +72,7 @@ def test_same_seed_same_pixels(world):
 def test_a_photo_does_not_depend_on_its_neighbours():
     a, s = shots()
     together = render(a, s, 64, 32, chunk=8)
-    alone = [render(take(a, [k]), take(s, [k]), 64, 32) for k in range(8)]
+    alone = [render(take_rows(a, [k]), take_rows(s, [k]), 64, 32) for k in range(8)]
     for field in range(3):
         assert torch.allclose(together[field].float(), torch.cat([r[field] for r in alone]).float(), atol=1e-5)
 
@@ -195,20 +195,20 @@ def test_a_third_share_their_colours(world, n):
 @pytest.mark.parametrize("world", list(WORLDS))
 def test_structure_is_nearly_grey(world):
     a, s = shots(world, 32, seed=5)
-    grey = inks(a, s)[:, [1, 10]]  # hair and carried things
+    grey = palette(a, s)[:, [1, 10]]  # hair and carried things
     assert ((grey.amax(-1) - grey.amin(-1)) / grey.amax(-1)).max() <= 0.10
     assert s.cast_rgb.abs().max() <= 0.03 + 1e-6 and np.abs(cameras(world)["cast_rgb"]).max() <= 0.03
     a = a._replace(**{f: torch.full_like(getattr(a, f), 0.5) for f in CLOTHES + ("skin_rgb",)})
     x = render(a, vary(s, noise=0.0, cast_rgb=0.0, contrast=1.0)).image  # before the camera
     assert ((x.amax(1) - x.amin(1)) / x.amax(1).clamp(min=0.1)).max() <= 0.12
-    assert behind(*pixels(s, 32, 16), s).shape == ground(*pixels(s, 32, 16), s).shape == (32, 32, 16)  # one plane, no colour
+    assert background(*pixels(s, 32, 16), s).shape == pavement(*pixels(s, 32, 16), s).shape == (32, 32, 16)  # one plane, no colour
 
 
 def test_a_swap_keeps_the_structure():
     a, s = shots(n=6, seed=2)
     own = render(a, s)
     for shift in (1, 2):
-        swap = render(take(a, (torch.arange(6) + shift) % 6), s)
+        swap = render(take_rows(a, (torch.arange(6) + shift) % 6), s)
         assert torch.equal(swap.joints, own.joints)
         steady = (own.parts == 1) | (own.parts == 6)  # hair and carried things lie where they lay
         assert (swap.parts[steady] == own.parts[steady]).float().mean() > 0.85
@@ -259,11 +259,11 @@ def test_two_writers_at_once(tmp_path):
 
 def test_batch_helpers():
     a, s = shots(n=4)
-    assert torch.equal(concat([take(a, [0]), take(a, [1, 2])]).top_rgb, a.top_rgb[:3])
+    assert torch.equal(concat_rows([take_rows(a, [0]), take_rows(a, [1, 2])]).top_rgb, a.top_rgb[:3])
     assert vary(s, view=90).view.tolist() == [90.0] * 4 and s.view.dtype == torch.float32
     assert isinstance(a, Appearance) and isinstance(s, Structure) and not set(Appearance._fields) & set(Structure._fields)
     with pytest.raises(ValueError, match="cross"):
-        render(take(a, [0]), s)
+        render(take_rows(a, [0]), s)
 
 
 def test_speed():

@@ -251,13 +251,13 @@ def test_an_empty_or_torn_log_is_repaired(tmp_path):
 @pytest.mark.parametrize("recipe", ["official", "paper"])
 def test_groups_of_losses_give_the_gradients_of_their_sum(photos, recipe, how):
     "What saves memory changes no gradient by more than the order of a sum, with all losses on."
-    from dgnet.train import step
+    from dgnet.train import train_step
     found = []
     for checkpointing in (False, how):
         cfg = config(recipe=recipe, checkpointing=checkpointing, warm_up=0.0, ramp=0.0, code_ramp=0.0, drop_prim=0.0, drop_fine=0.0)
         teacher, state = a_teacher(cfg), start(cfg, photos)
         state.it = cfg.n_iter - 1
-        losses = step(state, teacher, *photos)
+        losses = train_step(state, teacher, *photos)
         found.append((losses, {k: p.grad for k, p in state.model.named_parameters()}))
     (one, grads), (other, groups) = found
     assert one.keys() == other.keys() and {"prim", "fine", "code2", "id_c"} < one.keys() and all(torch.equal(v, other[k]) for k, v in one.items())

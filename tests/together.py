@@ -32,11 +32,11 @@ def begin(processes, **changes):
 
 def steps(processes, it, n, **changes):
     "Mean losses of `n` steps from iteration `it` on, the first step's gradients, and the state afterwards."
-    from dgnet.train import step
+    from dgnet.train import train_step
     _, teacher, state = begin(processes, **changes)
     state.it, rows = it, []
     for k in range(n):
-        rows.append({k: v.item() for k, v in processes.mean(step(state, teacher, *photos())).items()})
+        rows.append({k: v.item() for k, v in processes.mean_losses(train_step(state, teacher, *photos())).items()})
         if k == 0: grads = {k: p.grad.clone() for k, p in state.model.named_parameters()}
     return rows, grads, state
 
@@ -86,8 +86,8 @@ def features(processes):
 
 
 def pictures(processes, folder):
-    from dgnet.generate import generate_set, open_painter, open_source
-    painter = open_painter(folder.parent / "model.safetensors")
+    from dgnet.generate import generate_set, load_generator, open_source
+    painter = load_generator(folder.parent / "model.safetensors")
     return generate_set(painter, open_source(folder.parent / "world"), folder / "set", 20, processes=processes).made
 
 
@@ -110,8 +110,8 @@ def everything(folder, processes):
 
 
 if __name__ == "__main__":
-    from dgnet.parallel import join
-    folder, processes = Path(sys.argv[1]), join(timeout=60)
+    from dgnet.parallel import init_processes
+    folder, processes = Path(sys.argv[1]), init_processes(timeout=60)
     said = everything(folder, processes)
     if processes.main: torch.save(said, folder / "said.pt")
     sys.stdout.flush(); os._exit(0)   # the group is broken on purpose
