@@ -262,7 +262,8 @@ def run(a: argparse.Namespace) -> int:
 def _render(task: dict) -> int:
     "Draw the worlds ahead of whoever needs them; a half drawn one that a stop left is taken away."
     from dgnet.config import make_config
-    from dgnet.runs import LOCAL, get_data
+    from dgnet.core import LOCAL
+    from dgnet.runs import get_data
     for old in (LOCAL / "data").glob("*/.*.part"):
         if not Path(f"/proc/{old.name.split('.')[-2]}").exists(): shutil.rmtree(old, ignore_errors=True)
     for world in WORLDS:
@@ -274,7 +275,7 @@ def _render(task: dict) -> int:
 
 def recipes(labels: list) -> list:
     "Notebooks in the order of the labels."
-    from dgnet.runs import choose_notebooks
+    from dgnet.reproduce import choose_notebooks
     return [n for label in labels for n in choose_notebooks([label])]
 
 
@@ -297,8 +298,8 @@ def speeds(cfg, device: str, seconds: float) -> dict:
     import torch
     from dataclasses import replace
 
-    from dgnet.core import cache_on_device
-    from dgnet.rivals import GanState, gan_step
+    from dgnet.photos import cache_on_device
+    from dgnet.other_gans import GanState, gan_step
     from dgnet.teacher import TeacherState, make_teacher, teacher_step
     from dgnet.train import TrainState, train_step
     labels = torch.arange(max(cfg.people, 2)).repeat_interleave(max(2, -(-4 * cfg.batch // max(cfg.people, 2))))
@@ -317,14 +318,14 @@ def speeds(cfg, device: str, seconds: float) -> dict:
 def needed(jobs: list, s: dict) -> float:
     "Seconds that the jobs train, at these speeds."
     from dgnet.bound import bound_iterations
-    from dgnet.runs import TEACHER_STEP
+    from dgnet.reproduce import TEACHER_STEP
     return sum(s["teacher"] * j.teacher + (s["dgnet"] * (j.cost - TEACHER_STEP * j.teacher) if j.config.method == "dgnet" else s["rival"] * (bound_iterations(j.config) if j.config.method == "bound" else j.config.rival_iter)) for j in jobs)
 
 
 def _schedule(task: dict) -> int:
     "Measure, plan, and scale all lengths by one factor, so that the trainings take their share of the budget; the rest is for photos, notebooks and packing."
     from dgnet.config import make_config
-    from dgnet.runs import plan_runs
+    from dgnet.reproduce import plan_runs
     tier, device = task["tier"], os.environ["DGNET_DEVICE"]
     cfg = make_config(tier, "market", real=bool(task["paths"]))
     if task["paths"]: cfg = make_config(tier, "market", real=True, people=751)
@@ -343,7 +344,7 @@ def _runs(task: dict) -> int:
     "Train the next missing run, then execute every notebook that has all it needs; again, until nothing is missing. 3: time was up."
     import torch
     from dgnet import runs as R
-    from dgnet.teacher import time_is_up
+    from dgnet.loop import time_is_up
     tier, paths, asked, lost, longest = task["tier"], task["paths"], recipes(task["labels"]), {}, 0.0 if task["tier"] == "smoke" else 30.0
     def tell(**said):
         with open(task["events"], "a", encoding="utf-8") as f: f.write(json.dumps({**said, "at": time.strftime("%H:%M:%S")}) + "\n")
@@ -381,7 +382,8 @@ def to_take(tier: str) -> list:
 def shards(tier: str, out: Path, size: int) -> list:
     "E_s and G of Market's finished run in half precision, cut into files; none when there is no such run."
     try:
-        from dgnet.runs import read_done, asked_config, run_key
+        from dgnet.config import run_key
+        from dgnet.runs import asked_config, read_done
         os.environ["DGNET_SET"] = json.dumps(json.loads((HERE / "status.json").read_text(encoding="utf-8")).get("schedule_runs", {}).get("set", {}))
         folder = ROOT / "local" / "runs" / run_key(asked_config(tier, "market"))
     finally: os.environ.pop("DGNET_SET", None)

@@ -14,10 +14,10 @@ import torch
 
 from dgnet.config import Config, make_config
 from dgnet.core import FIGURES, device_name, keep_freed_memory
-from dgnet.data import relabel
+from dgnet.datasets import relabel
 from dgnet.quality import generate_all, sharpness, swap_report
 from dgnet.runs import get_data, get_run, load_split, true_swaps
-from dgnet.train import TrainState, batch_to, code_losses, d_losses, decode_batch, update, draw_batch, image_losses
+from dgnet.train import TrainState, batch_to, code_losses, d_losses, decode_batch, draw_batch, image_losses, update
 from dgnet.schedule import loss_weights
 
 OLD = dict(lam_img=5.0, lam_code1=5.0, grey_mix=0.0, batch=8)   # mini before the pilots, but for its widths

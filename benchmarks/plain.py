@@ -48,7 +48,7 @@ def copied(frozen, net: nn.Module, dropout: bool = False):
 def plain():
     "Inside, the package's step is the plain one. Networks are then best in `torch.contiguous_format`."
     import dgnet.train as train
-    from dgnet.decoder import UpBlock
+    from dgnet.kernels import UpBlock
     from dgnet.layers import ConvBlock
     moved = train.batch_to
     def batch_to(batch, device): return train.Batch(*(v.contiguous() for v in moved(batch, device)))

@@ -15,8 +15,8 @@ import torch
 from dgnet.bound import draw_true_swaps
 from dgnet.config import PER_DATASET
 from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
-from dgnet.data import relabel
-from dgnet.runs import asked_config, get_data, get_run, get_start, get_teacher, load_split, evaluate
+from dgnet.datasets import relabel
+from dgnet.runs import asked_config, evaluate, get_data, get_run, get_start, get_teacher, load_split
 from dgnet.synthetic import read_factors
 from dgnet.train import GeneratedBatch, TrainState, fit, refresh_batch_norm
 

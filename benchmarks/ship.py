@@ -13,7 +13,8 @@ import torch
 from dgnet.config import make_config, recipe_words, run_key
 from dgnet.core import WEIGHTS
 from dgnet.model import DGNet, config_from_dict, load_weights, save_weights
-from dgnet.runs import LOCAL, read_done, teacher_folder
+from dgnet.core import LOCAL
+from dgnet.runs import read_done, teacher_folder
 from dgnet.teacher import make_teacher
 
 CARD = """# Models that come with dgnet

@@ -46,7 +46,7 @@ class Training:
 
     def compile(self, how: bool | str) -> None:
         "From here on as `Config.compile` says."
-        from dgnet.train import compile_networks
+        from dgnet.model import compile_networks
         compile_networks(self.state.model, how)
         self.coins = [replace(c, compile=how) for c in self.coins]
 

@@ -12,7 +12,7 @@ import torch
 
 from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
 from dgnet.quality import generate_all, sharpness, swap_report
-from dgnet.runs import get_run, evaluate, true_swaps
+from dgnet.runs import evaluate, get_run, true_swaps
 
 BEGAN = dict(lam_cyc=0.0, code_ramped=False, fine_ramped=False)   # what mini began with, and has set back since
 BACK = {   # name: (in words, what is set back)

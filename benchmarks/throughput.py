@@ -21,8 +21,8 @@ def render(n: int, height: int, width: int, device: str):
     "n rendered photos."
     import torch
 
-    from dgnet.synthetic import render as draw
-    from dgnet.synthetic import sample_people, sample_shots, rows_to_device
+    from dgnet.renderer import render as draw
+    from dgnet.pedestrians import rows_to_device, sample_people, sample_shots
     people = sample_people("market", 16, 0)
     a, s = sample_shots(people, torch.arange(n) % 16, torch.arange(n) % 6, 0)
     return draw(rows_to_device(a, device), rows_to_device(s, device), height, width).image
@@ -48,7 +48,8 @@ def loader(case: dict) -> tuple:
     "Reading a folder of JPEGs, names and pixels; the folder goes when the process ends."
     from PIL import Image
 
-    from dgnet.data import load_images, read_folder
+    from dgnet.datasets import read_folder
+    from dgnet.photos import load_images
     n, (h, w) = case["n"], case["image"]
     case["folder"] = tempfile.TemporaryDirectory()   # kept until the case is done with it
     folder = Path(case["folder"].name)
@@ -62,8 +63,8 @@ def sampler(case: dict) -> tuple:
     import torch
 
     from dgnet.config import make_config
-    from dgnet.core import cache_on_device
-    from dgnet.data import TripletSampler
+    from dgnet.photos import cache_on_device
+    from dgnet.photos import TripletSampler
     from dgnet.train import batch_to, draw_batch
     n, (h, w) = case["n"], case["image"]
     cfg = make_config("paper", height=h, width=w, batch=case["batch"], ea_init="random")
@@ -81,7 +82,7 @@ def features(case: dict) -> tuple:
     import numpy as np
     import torch
 
-    from dgnet.data import Split
+    from dgnet.datasets import Split
     from dgnet.reid import embed
     m, n = network(case["network"], case), case["n"]
     images = torch.randint(0, 256, (n, 3, m.cfg.height, m.cfg.width), dtype=torch.uint8)

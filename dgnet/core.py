@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
-           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'to_device', 'index_to_device', 'cache_on_device',
-           'image_grid', 'show_images', 'set_style', 'local_file', 'naming_write_errors', 'code_version',
-           'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact',
-           'show_artifact']
+           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'image_grid', 'show_images', 'set_style', 'local_file',
+           'naming_write_errors', 'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder',
+           'save_artifact', 'find_artifact', 'show_artifact', 'evaluating']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -31,8 +30,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from . import __version__
 
@@ -131,34 +130,6 @@ def to_uint8(
 ) -> UInt8[Tensor, "*b c h w"]:
     "[0, 1] to 0..255, rounded to the nearest."
     return (x01.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8)
-
-# %% ../nbs/00_core.ipynb #d7d23c7d
-def to_device(
-    v: Shaped[Tensor, "*n"],   # on the CPU, or on the device already
-    device: torch.device,      # where it is needed
-) -> Shaped[Tensor, "*n"]:
-    "The tensor on a device; from the CPU to a GPU without a wait."
-    if v.device.type != "cpu" or device.type != "cuda": return v.to(device)
-    return v.pin_memory().to(device, non_blocking=True)
-
-def index_to_device(
-    data: Shaped[Tensor, "n *s"],   # photos or labels, wherever they lie
-    rows: Int[Tensor, "b"],         # drawn on the CPU
-    device: torch.device,           # where they are needed
-) -> Shaped[Tensor, "b *s"]:
-    "Rows of a data set, on a device; from the CPU to a GPU only the rows travel, without a wait."
-    if data.device.type != "cpu" or device.type != "cuda": return data[to_device(rows, data.device)].to(device)
-    drawn = torch.empty(len(rows), *data.shape[1:], dtype=data.dtype, pin_memory=True)
-    return torch.index_select(data, 0, rows, out=drawn).to(device, non_blocking=True)
-
-def cache_on_device(
-    data: Shaped[Tensor, "n *s"],   # on the CPU
-    device: torch.device,           # where training happens
-    share: float = 0.25,            # of the free memory there, at most
-) -> Shaped[Tensor, "n *s"]:
-    "The whole data set on the GPU if it takes at most `share` of the memory that is free there; else as it is."
-    if data.device.type != "cpu" or device.type != "cuda": return data
-    return data.to(device) if data.numel() * data.element_size() <= share * torch.cuda.mem_get_info(device)[0] else data
 
 # %% ../nbs/00_core.ipynb #30f789db
 def image_grid(
@@ -365,3 +336,16 @@ def show_artifact(
     display(Markdown(f"**{label}** as stored: " + " · ".join(f for f in facts if f)))
     if path.with_suffix(".png").exists(): display(Image(path.with_suffix(".png")))
     if path.with_suffix(".md").exists(): display(Markdown(path.with_suffix(".md").read_text(encoding="utf-8")))
+
+# %% ../nbs/00_core.ipynb #b927b047
+@contextmanager
+def evaluating(
+    net: nn.Module,  # put in eval mode, without gradients, and put back as it was
+):
+    "Eval mode and no gradient inside the block; every module's own mode is restored after it."
+    modes = [(m, m.training) for m in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad(): yield net
+    finally:
+        for m, mode in modes: m.training = mode

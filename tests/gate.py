@@ -32,7 +32,7 @@ def run_keys() -> dict:
     "The key of every run that a notebook asks for, at every tier, by both recipes, where bfloat16 is fast."
     from dgnet import config
     from dgnet.config import RECIPES, TIERS, make_config, run_key
-    from dgnet.runs import NOTEBOOKS
+    from dgnet.reproduce import NOTEBOOKS
     config.fast_bfloat16, keys = lambda device: True, {}   # "auto" means the same on every machine
     for plan in NOTEBOOKS:
         for tier in TIERS:
@@ -63,7 +63,7 @@ def configurations() -> dict:
     from dgnet.config import PER_DATASET, REAL, RECIPES, RUN_VERSION, TIERS, Config, make_config
     from dgnet.synthetic import RENDER_VERSION
     from dgnet.teacher import teacher_config
-    from dgnet.train import LOG_COLUMNS
+    from dgnet.loop import LOG_COLUMNS
     return {
         "defaults": asdict(Config()), "order": list(asdict(Config())), "tiers": TIERS, "recipes": RECIPES, "real": REAL,
         "per dataset": {" ".join(k): v for k, v in PER_DATASET.items()}, "versions": [RUN_VERSION, RENDER_VERSION],
@@ -105,7 +105,7 @@ def trained() -> dict:
     from dgnet.config import make_config
     from dgnet.core import arithmetic, default_device
     from dgnet.runs import get_bound, get_data, get_gan, get_run
-    from dgnet.synthetic import WORLDS
+    from dgnet.pedestrians import WORLDS
     made = {"arithmetic": arithmetic(default_device()), "worlds": {}, "weights": {}, "logs": {}}
     for world in WORLDS:
         data = get_data(make_config("smoke", world))
@@ -130,7 +130,7 @@ def resumed() -> dict:
     "A run that was stopped half-way and taken up again by another state."
     import torch
     from dgnet.config import make_config
-    from dgnet.data import relabel
+    from dgnet.datasets import relabel
     from dgnet.runs import get_data, get_teacher, load_split
     from dgnet.train import TrainState, fit
     cfg = make_config("smoke", seed=3)

@@ -4,7 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
-from dgnet.data import ReidData, load_dataset
+from dgnet.datasets import ReidData, load_dataset
 from dgnet.synthetic import write_domain
 
 SIZES = dict(n_train_ids=8, n_test_ids=4, n_val_ids=2, images_per_id=4, test_images_per_id=4, seed=0)

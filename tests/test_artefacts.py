@@ -10,13 +10,13 @@ NUMBERS = sorted(ROOT.glob("figures/paper/*"))   # of real photos only numbers a
 
 
 def test_every_reproduction_notebook_is_in_the_list_and_back():
-    from dgnet.runs import NOTEBOOKS
+    from dgnet.reproduce import NOTEBOOKS
     there = {p.stem for p in ROOT.glob("nbs/*.ipynb") if p.name.startswith(("fig", "table"))}
     assert there == {n.stem for n in NOTEBOOKS}
 
 
 def test_every_reproduction_notebook_has_an_artefact():
-    from dgnet.runs import NOTEBOOKS
+    from dgnet.reproduce import NOTEBOOKS
     assert {n.stem for n in NOTEBOOKS} <= {p.stem for p in STORED}
 
 

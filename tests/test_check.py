@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from dgnet.check import CARDS, KINDS, Card, Count, card_of, card_text, check_dataset, contact_sheet, data_cli, decode, differences, unanswered
-from dgnet.data import DATASETS, Label, load_dataset, make_split
+from dgnet.datasets import DATASETS, Label, load_dataset, make_split
 from dgnet.reid import Embeddings, camera_rule
 from dgnet.synthetic import write_domain
 

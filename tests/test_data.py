@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dgnet.data import (DATASETS, Label, TripletSampler, augment, describe, holdout, is_photo, load_dataset, load_images, make_split, name_rule, parse_name,
-                        pick_queries, random_erasing, read_image, detect_layout, relabel, to_rgb, drop_unreadable)
+from dgnet.datasets import DATASETS, Label, describe, detect_layout, holdout, is_photo, load_dataset, make_split, name_rule, parse_name, pick_queries, relabel
+from dgnet.photos import TripletSampler, augment, drop_unreadable, load_images, random_erasing, read_image, to_rgb
 from dgnet.synthetic import read_factors, write_domain
 
 

@@ -71,7 +71,7 @@ def test_nothing_in_a_step_asks_the_device_for_a_number(photos, changes):
 
 def test_nothing_in_a_teachers_or_rivals_step_does_either(photos):
     from dgnet.config import make_config
-    from dgnet.rivals import GanState, gan_step
+    from dgnet.other_gans import GanState, gan_step
     from dgnet.teacher import TeacherState, teacher_step
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
     images, labels = (v.clone() for v in photos)
@@ -90,7 +90,7 @@ def test_the_loop_waits_once_for_a_row_of_the_log(photos, tmp_path):
 
 def test_batch_norm_is_refreshed_without_a_question_and_to_the_plain_average(photos):
     from dgnet.core import from_uint8
-    from dgnet.data import augment
+    from dgnet.photos import augment
     from dgnet.train import refresh_batch_norm
     state, teacher = training(photos)
     net, cfg = state.model.E_a, state.cfg
@@ -106,7 +106,7 @@ def test_batch_norm_is_refreshed_without_a_question_and_to_the_plain_average(pho
 def test_augmentation_is_what_it_was_written_down_as(photos):
     "Same generator, same crops and holes: a loop over photos, drawn in the order in which the generator was always asked."
     from dgnet.core import from_uint8
-    from dgnet.data import _rectangles, augment, random_erasing
+    from dgnet.photos import _rectangles, augment, random_erasing
     x, (h, w), pad = photos[0][:6], (64, 32), 5
     rng, again = (torch.Generator().manual_seed(4) for _ in range(2))
     ours, shift, flip = augment(x, rng, pad, 0.5), torch.randint(-pad, pad + 1, (2, 6), generator=again), torch.rand(6, generator=again) < 0.5
@@ -127,8 +127,9 @@ def test_augmentation_is_what_it_was_written_down_as(photos):
 def test_a_run_stops_in_time_and_ends_as_if_it_had_not(photos, tmp_path, monkeypatch):
     "DGNET_STOP: the state is stored at once, and the next call goes on from there; the teacher and the rivals likewise."
     from dgnet.config import make_config
-    from dgnet.rivals import train_gan
-    from dgnet.teacher import Stopped, train_teacher
+    from dgnet.other_gans import train_gan
+    from dgnet.loop import Stopped
+    from dgnet.teacher import train_teacher
     from dgnet.train import fit
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
     def dgnet(folder): state, teacher = training(photos); return fit(state, teacher, *photos, folder).model
@@ -156,7 +157,7 @@ def gpu(f):
 @pytest.mark.parametrize("fits", [True, False], ids=["photos on the device", "photos on the host"])
 @pytest.mark.parametrize("changes", KINDS + LABELS, ids=str)
 def test_torch_sees_no_wait_in_a_step(photos, changes, fits):
-    from dgnet.core import cache_on_device
+    from dgnet.photos import cache_on_device
     from dgnet.train import train_step
     state, teacher = training(photos, "cuda", **changes)
     images, labels = cache_on_device(photos[0], state.device, 1.0 if fits else 0.0), photos[1].to(state.device)
@@ -173,7 +174,7 @@ def test_torch_sees_no_wait_in_a_step(photos, changes, fits):
 @gpu
 def test_torch_sees_no_wait_in_a_teachers_or_rivals_step(photos):
     from dgnet.config import make_config
-    from dgnet.rivals import GanState, gan_step
+    from dgnet.other_gans import GanState, gan_step
     from dgnet.teacher import TeacherState, teacher_step
     cfg, device = make_config("smoke", ea_init="random"), torch.device("cuda")
     state, rival = TeacherState(cfg, 8, device), GanState("lsgan", photos[1], cfg, device)
@@ -189,7 +190,7 @@ def test_torch_sees_no_wait_in_a_teachers_or_rivals_step(photos):
 @gpu
 def test_the_same_batch_on_both(photos):
     "Bytes and holes are the same to the bit; floats differ by the rounding of one division."
-    from dgnet.data import TripletSampler
+    from dgnet.photos import TripletSampler
     from dgnet.train import draw_batch
     cfg = training(photos)[0].cfg
     def draw(images, labels, device): return draw_batch(images, labels, TripletSampler(photos[1], 4, 0), torch.Generator().manual_seed(0), cfg, device)

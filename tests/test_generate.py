@@ -25,8 +25,9 @@ import dgnet.generate as G
 from dgnet.check import check_dataset
 from dgnet.config import make_config
 from dgnet.core import denormalise, from_uint8, to_uint8
-from dgnet.data import load_dataset, parse_name
-from dgnet.generate import ImageGenerator, draw_pairs, generate_cli, generate_set, provenance_comment, load_generator, open_source, swap_pairs, swap_grid, photo_size, to_pil, plan_set, image_sheet, interpolate
+from dgnet.datasets import load_dataset, parse_name
+from dgnet.generate import ImageGenerator, image_sheet, interpolate, load_generator, photo_size, swap_grid, swap_pairs, to_pil
+from dgnet.generated_set import draw_pairs, generate_cli, generate_set, open_source, plan_set, provenance_comment
 from dgnet.model import DGNet
 from dgnet.synthetic import write_domain
 

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dgnet.decoder import Decoder, UpBlock, UpConv, fold_kernels
-from dgnet.layers import ConvBlock, DecoderNorm, FusedInstanceNorm, FusedLayerNorm, Style, adain
+from dgnet.decoder import Decoder
+from dgnet.kernels import UpBlock, UpConv, fold_kernels
+from dgnet.kernels import FusedInstanceNorm, FusedLayerNorm
+from dgnet.layers import ConvBlock, DecoderNorm, Style, adain
 
 SHAPES = [(1, 1, 1, 2), (2, 3, 4, 2), (3, 8, 16, 8), (2, 16, 40, 20), (1, 16, 40, 20)]   # the last two: more than 8,192 numbers an image
 

@@ -9,8 +9,8 @@ import torch
 
 from dgnet.appearance import BaselineNet
 from dgnet.config import make_config
-from dgnet.model import (DGNet, OfficialFiles, load_official, load_official_teacher, official_files, official_keys, official_name,
-                         official_state, save_official, save_official_teacher)
+from dgnet.model import DGNet
+from dgnet.official import OfficialFiles, load_official, load_official_teacher, official_files, official_keys, official_name, official_state, save_official, save_official_teacher
 
 KEYS = json.loads((Path(__file__).parent / "data" / "official_keys.json").read_text())
 WIDTHS = dict(ea_init="random", ea_width=4, embed_dim=16, es_width=2, mlp_dim=16, d_width=2)

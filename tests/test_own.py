@@ -87,7 +87,7 @@ def test_the_same_command_finds_the_run_and_other_photos_do_not(O, folder, tmp_p
 
 
 def test_nobody_is_learnt_from_and_measured_on(O, folder, layouts):
-    from dgnet.data import load_dataset
+    from dgnet.datasets import load_dataset
     data = load_dataset(None, folder)
     held = O.set_aside(data)
     assert held.n_ids + len(O.measured_on(held)[0].people) <= data.n_ids and not set(held.train.people) & set(O.measured_on(held)[1].people)
@@ -132,7 +132,7 @@ def test_a_person_with_one_photo(O, folder, tmp_path):
 
 
 def test_an_exploding_loss_stops_names_itself_and_keeps_the_checkpoint(O, folder, tmp_path, capsys):
-    from dgnet.runs import LOCAL
+    from dgnet.core import LOCAL
     args = [str(folder), "--tier", "smoke", "--out", str(tmp_path / "out"), "--save-every", "0", "--set", "n_iter=30", "lr_gen=1e12", "teacher_iter=4"]
     assert O.train_cli(args) == 1
     said = capsys.readouterr().err
@@ -184,9 +184,9 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_takes_every_layout(layouts, model, name, tmp_path, capsys):
     "dgnet_generate and dgnet_rank"
-    from dgnet.data import load_dataset
-    from dgnet.generate import generate_cli
-    from dgnet.rank import rank_cli
+    from dgnet.datasets import load_dataset
+    from dgnet.generated_set import generate_cli
+    from dgnet.search import rank_cli
     path, data = layouts[name], load_dataset(None, layouts[name])
     photo = str((data.query if data.query.n else data.train).paths[0])
     assert generate_cli(["set", str(path), "--pairs", "12", "--model", str(model), "--out", str(tmp_path / "set")]) == 0, capsys.readouterr().err

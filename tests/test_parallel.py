@@ -41,7 +41,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(base):
     "In this very process, with one thread like the others."
-    from dgnet.train import SINGLE_PROCESS
+    from dgnet.distributed import SINGLE_PROCESS
     from together import everything
     threads = torch.get_num_threads()
     (base / "one").mkdir(); torch.set_num_threads(1)
@@ -92,7 +92,8 @@ def test_local_statistics_are_another_recipe_with_equal_running_averages(one, tw
 
 
 def test_resumed_bit_for_bit_and_by_another_number_of_processes(base, one, two):
-    from dgnet.train import SINGLE_PROCESS, fit
+    from dgnet.distributed import SINGLE_PROCESS
+    from dgnet.train import fit
     from together import begin, photos
     assert one["resumed"] and two["resumed"]
     logs = [(base / n / "parts" / "log.csv").read_text().splitlines() for n in ("one", "two")]

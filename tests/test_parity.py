@@ -16,7 +16,8 @@ import torch
 
 from dgnet import train
 from dgnet.config import make_config
-from dgnet.model import DGNet, official_name
+from dgnet.model import DGNet
+from dgnet.official import official_name
 from dgnet.reid import Embeddings, multi_query, rank_metrics
 from dgnet.schedule import loss_weights
 from dgnet.teacher import make_teacher, soft_label

@@ -13,7 +13,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dgnet.data import PositiveSampler, TripletSampler, is_photo, load_dataset, make_split, name_rule, parse_name, read_csv, reshuffle_clashes
+from dgnet.datasets import is_photo, load_dataset, make_split, name_rule, parse_name, read_csv
+from dgnet.photos import PositiveSampler, TripletSampler, reshuffle_clashes
 from dgnet.reid import Embeddings, rank_metrics
 
 

@@ -17,10 +17,10 @@ from dgnet.appearance import AppearanceEncoder
 from dgnet.config import make_config
 from dgnet.core import PALETTE
 from dgnet.model import DGNet
-from dgnet.rank import (CAPTIONS, MAPS, WIDEST, activation_map, affine, enlarge, evidence, gallery_features, identify, open_gallery, overlay, pool_with_places, rank_cli, search,
-                        search_table, search_text, show_search)
+from dgnet.search import CAPTIONS, MAPS, WIDEST, activation_map, affine, enlarge, evidence, gallery_features, identify, open_gallery, overlay, pool_with_places, rank_cli, search, search_table, search_text, show_search
 from dgnet.reid import embed, rank_metrics, similarity
-from dgnet.data import Label, load_dataset, load_images, make_split
+from dgnet.datasets import Label, load_dataset, make_split
+from dgnet.photos import load_images
 from dgnet.synthetic import write_domain
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgnet.appearance import AppearanceEncoder, BaselineNet
-from dgnet.data import Split
-from dgnet.reid import (Embeddings, average_precision, by_person, camera_rule, count_above, embed, match_ranks, multi_query, identity_columns, paired_bootstrap,
-                        rank_metrics, ranked_list, re_rank, show_ranked_list, similarity)
+from dgnet.datasets import Split
+from dgnet.reid import Embeddings, average_precision, by_person, camera_rule, count_above, embed, identity_columns, match_ranks, multi_query, paired_bootstrap, rank_metrics, ranked_list, re_rank, show_ranked_list, similarity
 
 
 def random_set(n, n_ids, n_cams, seed, low=1, d=8):

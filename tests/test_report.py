@@ -46,7 +46,7 @@ def report():
 
 @pytest.fixture(scope="module")
 def labels():
-    from dgnet.runs import all_labels
+    from dgnet.reproduce import all_labels
     return all_labels()
 
 

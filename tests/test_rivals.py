@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("kind", ["lsgan", "pose"])
 
 @pytest.mark.parametrize("size", [(64, 32), (128, 64), (256, 128)])
 def test_pictures_have_the_size_of_the_photos(size):
-    from dgnet.rivals import Critic, make_gan
+    from dgnet.other_gans import Critic, make_gan
     cfg = config(height=size[0], width=size[1])
     g = torch.Generator().manual_seed(0)
     x, joints = torch.randint(0, 256, (3, 3, *size), generator=g).to(torch.uint8), torch.rand(3, 14, 2, generator=g) * size[1]
@@ -40,7 +40,7 @@ def test_pictures_have_the_size_of_the_photos(size):
 
 @both
 def test_a_stopped_rival_goes_on_bit_for_bit(kind, photos, tmp_path):
-    from dgnet.rivals import train_gan
+    from dgnet.other_gans import train_gan
     cfg = config()
     whole = train_gan(kind, *photos, cfg)
     stopped = train_gan(kind, *photos, cfg, tmp_path, stop_at=3)
@@ -51,13 +51,13 @@ def test_a_stopped_rival_goes_on_bit_for_bit(kind, photos, tmp_path):
 
 @both
 def test_the_seed_decides(kind, photos):
-    from dgnet.rivals import train_gan
+    from dgnet.other_gans import train_gan
     one, again, other = (train_gan(kind, *photos, config(seed=s)) for s in (0, 0, 1))
     assert same(one, again) and not same(one, other) and not one.training
 
 
 def test_lsgan_does_not_look_at_labels_and_draws_the_same_for_one_seed(photos):
-    from dgnet.rivals import train_gan
+    from dgnet.other_gans import train_gan
     images, labels, joints = photos
     net = train_gan("lsgan", images, labels, None, config())
     assert same(net, train_gan("lsgan", images, labels.flip(0), joints, config()))
@@ -65,7 +65,7 @@ def test_lsgan_does_not_look_at_labels_and_draws_the_same_for_one_seed(photos):
 
 
 def test_the_loss_of_pose_falls(photos):
-    from dgnet.rivals import train_gan
+    from dgnet.other_gans import train_gan
     told = []
     train_gan("pose", *photos, config(rival_iter=60), report=lambda clock, losses: told.append((clock, losses["rival"])), every=1)
     assert [c.it for c, _ in told] == list(range(1, 61)) and told[-1][0].n_iter == 60
@@ -86,9 +86,10 @@ def test_each_optimiser_moves_its_own_network_only(photos, monkeypatch):
 
 
 def test_joints_are_the_renderers(tmp_path):
-    from dgnet.data import load_dataset
-    from dgnet.rivals import read_joints
-    from dgnet.synthetic import read_factors, render, write_domain
+    from dgnet.datasets import load_dataset
+    from dgnet.other_gans import read_joints
+    from dgnet.renderer import render
+    from dgnet.synthetic import read_factors, write_domain
     root = write_domain("market", tmp_path, n_train_ids=3, n_test_ids=3, n_val_ids=2, images_per_id=4, test_images_per_id=4)
     train = load_dataset("market", root).train
     there = render(*read_factors(root).lookup(train.paths), 64, 32).joints
@@ -97,7 +98,7 @@ def test_joints_are_the_renderers(tmp_path):
 
 
 def test_refusals_name_the_remedy(photos, tmp_path):
-    from dgnet.rivals import make_gan, read_joints, train_gan
+    from dgnet.other_gans import make_gan, read_joints, train_gan
     images, labels, joints = photos
     with pytest.raises(ValueError, match="there are lsgan, pose"): make_gan("fd-gan", config())
     with pytest.raises(ValueError, match="do not halve down"): make_gan("lsgan", config(height=96, width=48))
@@ -107,7 +108,7 @@ def test_refusals_name_the_remedy(photos, tmp_path):
 
 
 def test_a_checkpoint_of_something_else_is_refused(photos, tmp_path):
-    from dgnet.rivals import train_gan
+    from dgnet.other_gans import train_gan
     train_gan("lsgan", *photos, config(), tmp_path, stop_at=2)
     for kind, cfg in (("pose", config()), ("lsgan", replace(config(), seed=5))):
         with pytest.raises(ValueError, match="this checkpoint belongs to.*folder of its own, or delete"): train_gan(kind, *photos, cfg, tmp_path)

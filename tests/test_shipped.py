@@ -39,7 +39,8 @@ def first_steps(tier: str, dataset: str, local, monkeypatch, **changes) -> tuple
     "The log of a run's first steps, taken again from the start that is shipped and the teacher that is shipped with it; and what decided its rounding."
     import dgnet.runs as R
     from dgnet.core import arithmetic
-    from dgnet.data import TripletSampler, relabel
+    from dgnet.datasets import relabel
+    from dgnet.photos import TripletSampler
     from dgnet.train import TrainState, fit
     monkeypatch.setattr(R, "LOCAL", local)
     monkeypatch.setenv("DGNET_DEVICE", "cpu")

@@ -54,7 +54,7 @@ def test_the_key_knows_what_a_run_starts_from(monkeypatch):
 
 
 def test_a_strangers_name_is_nobodys_in_a_dataset():
-    from dgnet.synthetic import WORLDS, sample_people
+    from dgnet.pedestrians import WORLDS, sample_people
     assert len({w.seed for w in WORLDS.values()}) == len(WORLDS)
     people = {w: sample_people(w, 50, 0).appearance.top_rgb for w in WORLDS}
     for w in WORLDS:

@@ -9,28 +9,9 @@ import torch
 from PIL import Image
 
 from dgnet.core import to_uint8
-from dgnet.synthetic import (
-    PARTS,
-    RENDER_VERSION,
-    WORLDS,
-    Appearance,
-    Structure,
-    background,
-    cameras,
-    concat_rows,
-    cross,
-    pavement,
-    palette,
-    pixels,
-    plain,
-    read_factors,
-    render,
-    sample_people,
-    sample_shots,
-    take_rows,
-    vary,
-    write_domain,
-)
+from dgnet.pedestrians import PARTS, WORLDS, Appearance, Structure, cameras, concat_rows, cross, plain, sample_people, sample_shots, take_rows, vary
+from dgnet.renderer import background, palette, pavement, pixels, render
+from dgnet.synthetic import RENDER_VERSION, read_factors, write_domain
 
 SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4, test_images_per_id=4)
 CLOTHES = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")

@@ -212,7 +212,7 @@ def test_the_teacher_is_not_changed_by_teaching(photos):
 
 def test_erased_copies_only_where_the_config_says(photos):
     "D7: clean photos for the generator, erased ones for the identity loss; the recipe `paper` erases nothing."
-    from dgnet.data import TripletSampler
+    from dgnet.photos import TripletSampler
     from dgnet.train import draw_batch
     def draw(cfg): return draw_batch(*photos, TripletSampler(photos[1], 4, 0), torch.Generator().manual_seed(0), cfg)
     always, never = draw(config(erasing=1.0)), draw(config(recipe="paper"))
@@ -223,7 +223,8 @@ def test_erased_copies_only_where_the_config_says(photos):
 
 
 def test_teacher_resumes_exactly(photos, tmp_path):
-    from dgnet.teacher import TeacherState, load_state, save_state, teacher_step
+    from dgnet.loop import load_state, save_state
+    from dgnet.teacher import TeacherState, teacher_step
     cfg = config(teacher_iter=4)
     whole, part = TeacherState(cfg, 8, torch.device("cpu")), None
     for _ in range(4): teacher_step(whole, *photos)
@@ -237,7 +238,7 @@ def test_teacher_resumes_exactly(photos, tmp_path):
 
 
 def test_an_empty_or_torn_log_is_repaired(tmp_path):
-    from dgnet.train import trim_log, write_log
+    from dgnet.loop import trim_log, write_log
     path = tmp_path / "log.csv"
     path.write_text("")
     trim_log(path, 3); write_log(path, {"it": 1, "img1": 0.5})

@@ -9,9 +9,10 @@ import torch
 from layouts import SIZES, write_layouts
 
 from dgnet.check import check_dataset, data_cli
-from dgnet.data import TripletSampler, holdout, load_dataset, load_images, relabel
+from dgnet.datasets import holdout, load_dataset, relabel
+from dgnet.photos import TripletSampler, load_images
 from dgnet.reid import Embeddings, rank_metrics
-from dgnet.synthetic import WORLDS
+from dgnet.pedestrians import WORLDS
 
 NAMES = ("market", "duke", "msmt17", "cuhk03", "pytorch", "folder", "csv")
 

@@ -75,8 +75,8 @@ def resumed(processes, folder):
 
 def features(processes):
     import numpy as np
-    from dgnet.data import Split
-    from dgnet.parallel import embed_together
+    from dgnet.datasets import Split
+    from dgnet.distributed import embed_together
     _, _, state = begin(processes)
     found = []
     for n in (1, 13):   # fewer than processes; not divisible
@@ -86,7 +86,8 @@ def features(processes):
 
 
 def pictures(processes, folder):
-    from dgnet.generate import generate_set, load_generator, open_source
+    from dgnet.generate import load_generator
+    from dgnet.generated_set import generate_set, open_source
     painter = load_generator(folder.parent / "model.safetensors")
     return generate_set(painter, open_source(folder.parent / "world"), folder / "set", 20, processes=processes).made
 
@@ -110,7 +111,7 @@ def everything(folder, processes):
 
 
 if __name__ == "__main__":
-    from dgnet.parallel import init_processes
+    from dgnet.distributed import init_processes
     folder, processes = Path(sys.argv[1]), init_processes(timeout=60)
     said = everything(folder, processes)
     if processes.main: torch.save(said, folder / "said.pt")

@@ -61,7 +61,7 @@ def stage(place: Path) -> str:
 
 def photos(folder: Path) -> Path:
     "A few rendered people, one folder each, no cameras."
-    from dgnet.data import load_dataset
+    from dgnet.datasets import load_dataset
     from dgnet.synthetic import write_domain
     world = load_dataset("market", write_domain("market", folder / "world", n_train_ids=10, n_test_ids=2, n_val_ids=2, images_per_id=4, height=64, width=32, seed=0))
     for person, path in zip(world.train.ids, world.train.paths):
