@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CARDS', 'KINDS', 'SMALL', 'Count', 'Card', 'count', 'card_text', 'Kind', 'Finding', 'stray_kind', 'check_names',
            'differences', 'card_of', 'unanswered', 'check_people', 'PhotoFacts', 'decode', 'decode_all', 'judge',
-           'DataReport', 'check_dataset', 'findings_table', 'report_text', 'contact_sheet', 'data_cli']
+           'DataReport', 'open_dataset', 'check_dataset', 'findings_table', 'report_text', 'contact_sheet', 'data_cli']
 
 # %% ../nbs/50_check.ipynb #a2b7ecc7
 import argparse
@@ -299,7 +299,7 @@ class DataReport(NamedTuple):
         return "fit to train on" + (f"; look at {look}" if look else "")
 
 # %% ../nbs/50_check.ipynb #ee940a2c
-def _open(path: Path, name: str | None, pattern: str | None = None) -> ReidData:
+def open_dataset(path: Path, name: str | None, pattern: str | None = None) -> ReidData:
     "`load_dataset`, with errors that always name the place."
     try:
         if path.is_dir() and not any(path.iterdir()): raise FileNotFoundError(f"{path}: an empty folder. {REMEDY}")
@@ -333,7 +333,7 @@ def check_dataset(
     name_rule(pattern)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # what `load_dataset` and PIL warn of are findings here
-        data = _open(path, name, pattern)
+        data = open_dataset(path, name, pattern)
         card = card_of(data, own)
         where = [(s, p) for s in data.splits for p in s.paths]
         seen = decode_all([p for _, p in where], workers, report)
@@ -417,7 +417,7 @@ def _say(text: str) -> None:
 def _check(a: argparse.Namespace) -> int:
     sheet, table = _target(a.sheet, "--sheet", Path(a.path), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv", Path(a.path), (".csv",))
     if sheet and sheet.exists() and Path(a.path).expanduser().is_file():   # photos of a CSV may lie anywhere
-        if any(sheet.samefile(p) for s in _open(Path(a.path).expanduser(), a.name, a.pattern).splits for p in s.paths):
+        if any(sheet.samefile(p) for s in open_dataset(Path(a.path).expanduser(), a.name, a.pattern).splits for p in s.paths):
             raise ValueError(f"--sheet {a.sheet}: is one of the photos, which stay as they are. Write elsewhere")
     report = check_dataset(a.path, a.name, a.own, report=_progress, pattern=a.pattern)
     if table: findings_table(report).to_csv(table, index=False)

@@ -36,7 +36,9 @@ from . import __version__
 from .check import CARDS, Card, card_of, decode_all
 from .datasets import IMAGE_SUFFIXES, Label, Split, is_photo, list_photos, load_dataset, make_split, parse_name
 from .distributed import SINGLE_PROCESS, SingleProcess
-from .generate import ImageGenerator, _file, _may, image_sheet, load_generator, photo_size, swap_pairs, to_pil
+from dgnet.generate import (
+    ImageGenerator, image_sheet, load_generator, may_access, photo_file, photo_size, swap_pairs, to_pil,
+)
 from .model import default_model, default_note, pretrained_file
 from .pedestrians import WORLDS
 from .photos import read_image
@@ -330,7 +332,7 @@ def _check_folder(out: Path, inputs: list) -> None:
     for p in inputs:
         a, b = out.resolve(), p.resolve()
         if a.is_relative_to(b) or b.is_relative_to(a): raise ValueError(f"--out {out}: lies in or around {p}, which stays as it is. Write elsewhere")
-    if not _may(out if out.exists() else out.parent, os.W_OK): raise PermissionError(f"--out {out}: no permission to write there. Write elsewhere")
+    if not may_access(out if out.exists() else out.parent, os.W_OK): raise PermissionError(f"--out {out}: no permission to write there. Write elsewhere")
 
 def generate_set(
     painter: ImageGenerator,
@@ -370,7 +372,7 @@ def _target(
     if path.exists():
         if any(p.exists() and path.samefile(p) for p in inputs): raise ValueError(f"--out {file}: is one of the photos or the model, which stay as they are. Write elsewhere")
         if not force: raise FileExistsError(f"--out {file}: is there already. Give another name, or say --force to replace it")
-    if not _may(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"--out {file}: no permission to write there. Write elsewhere")
+    if not may_access(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"--out {file}: no permission to write there. Write elsewhere")
     return path
 
 def _number(kind: type, low: int | float, high: int | float) -> Callable:
@@ -400,7 +402,7 @@ def _photo_files(names: list, option: str) -> list[Path]:
         path = Path(name).expanduser()
         inside = sorted(p for p in path.iterdir() if is_photo(p.name) and p.is_file()) if path.is_dir() else [path]
         if not inside: raise FileNotFoundError(f"{option} {name}: no photo in this folder. Name photos, or a folder that holds some ({' '.join(sorted(IMAGE_SUFFIXES))})")
-        found += map(_file, inside)
+        found += map(photo_file, inside)
     return found
 
 def _model(a: argparse.Namespace) -> Path:
@@ -426,7 +428,7 @@ def _progress(what: str) -> Callable[[int, int], None]:
 
 # %% ../nbs/52_generated_set.ipynb #a907d638
 def _swap(a: argparse.Namespace) -> None:
-    model, photos = _model(a), [_file(p) for p in (a.appearance, a.structure)]
+    model, photos = _model(a), [photo_file(p) for p in (a.appearance, a.structure)]
     out, painter = _target(a.out, _STILL, [model, *photos], a.force), load_generator(model)
     began, x = time.monotonic(), painter.read(photos)
     if a.both:
@@ -446,7 +448,7 @@ def _grid(a: argparse.Namespace) -> None:
     _said(f"{out}: {len(rows)} appearances × {len(columns)} structures, {time.monotonic() - began:.1f} s on {painter.device.type}")
 
 def _interpolate(a: argparse.Namespace) -> None:
-    model, photos = _model(a), [_file(p) for p in (a.first, a.last, *([a.still] if a.still else []))]
+    model, photos = _model(a), [photo_file(p) for p in (a.first, a.last, *([a.still] if a.still else []))]
     out, painter, began = _target(a.out, (*_STILL, ".gif"), [model, *photos], a.force), load_generator(model), time.monotonic()
     frames = painter.interpolate(photos[0], photos[1], a.of, a.steps, photos[2] if a.still else None, _sized(a, photos[-1 if a.still and a.of == "appearance" else 0]))
     if out.suffix.lower() == ".gif": save_image(frames, out, provenance_comment(painter), a.fps)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .body import SLOTS, Solids, _turn_x, _turn_y, skeleton, solids
+from .body import SLOTS, Solids, skeleton, solids, turn_x, turn_y
 from .pedestrians import JOINTS, PARTS, Appearance, Render, Structure, take_rows
 
 # %% ../nbs/12_renderer.ipynb #32ebb6af
@@ -62,7 +62,7 @@ def camera_axes(
     structure: Structure,  # b views
 ) -> Float[Tensor, "b 3 3"]:
     "Body axes to camera axes: x right, y up, z towards the camera."
-    return _turn_x(torch.deg2rad(structure.pitch)) @ _turn_y(torch.deg2rad(structure.view))
+    return turn_x(torch.deg2rad(structure.pitch)) @ turn_y(torch.deg2rad(structure.view))
 
 
 def _gather(rays, solid):

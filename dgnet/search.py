@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .appearance import AppearanceEncoder, Head
-from .check import _open, _say, _target
+from .check import _say, _target, open_dataset
 from .config import Config
 from .core import LOCAL, default_device, evaluating, from_uint8, short_hash, to_uint8
 from .datasets import DATASETS, Label, Split, detect_layout, is_photo, make_split, parse_name
@@ -74,7 +74,7 @@ def _flat(root: Path, photos: list) -> Gallery:
 def _no_dataset(path: Path) -> bool:
     try: detect_layout(path)
     except FileNotFoundError: return True
-    except (OSError, ValueError): return False   # there is one, and `_open` says what is wrong with it
+    except (OSError, ValueError): return False   # there is one, and `open_dataset` says what is wrong with it
     return False
 
 def open_gallery(
@@ -84,14 +84,14 @@ def open_gallery(
     "Read names, not pixels; the folder is never written to. Raises OSError or ValueError naming path and remedy."
     path = Path(path).expanduser()
     try: entries = sorted(path.iterdir()) if path.is_dir() else []
-    except PermissionError: entries = []   # `_open` says so
+    except PermissionError: entries = []   # `open_dataset` says so
     loose = [p for p in entries if is_photo(p.name) and p.is_file()]
     if name is None and entries and _no_dataset(path):
         if loose: return _flat(path, loose)
         raise FileNotFoundError(f"{path}: neither photos nor a known dataset in it. Give a folder of photos, one with a folder for each person, or a dataset's")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        data = _open(path, name)
+        data = open_dataset(path, name)
     split = data.gallery if data.gallery.n else data.train._replace(name="gallery")
     notes = [str(w.message) for w in said] + ([] if data.gallery.n else ["there is no gallery split, so all photos are searched"])
     if loose and data.root == path and data.name == "folder": notes.append(f"{len(loose)} photos lie beside the people's folders and are passed over")

@@ -10,7 +10,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from configparser import ConfigParser
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
 
 COMMANDS = {
     "dgnet_data": ["dgnet_data", "dgnet_data check", "dgnet_data card", "dgnet_data render"],
@@ -73,12 +76,17 @@ def configurations() -> dict:
 
 def help_texts() -> dict:
     "What each command prints for --help."
-    env = os.environ | {"COLUMNS": "100"}
-    texts = {}
+    env, texts = os.environ | {"COLUMNS": "100"}, {}
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    scripts = dict(line.split("=") for line in settings["DEFAULT"]["console_scripts"].split())
     for command, calls in COMMANDS.items():
         for call in calls:
-            words = call.split()[1:]
-            program = [sys.executable, "-m", command] if "." in command else [str(Path(sys.executable).parent / command)]
+            words, start = call.split()[1:], ["-m", command]
+            if command in scripts:
+                module, function = scripts[command].split(":")
+                start = ["-c", f"import sys; from {module} import {function} as command; sys.exit(command())"]
+            program = [sys.executable, *start]
             done = subprocess.run([*program, *words, "--help"], capture_output=True, text=True, env=env)
             texts[call] = (done.stdout + done.stderr).splitlines()
     return texts
