@@ -1,4 +1,5 @@
-"What the benchmarks share: one clean process per case, timing, counting, the machine and its measured peak, tables and JSON."
+"""What the benchmarks share: one clean process per case, timing, counting, the machine and its measured peak, tables
+and JSON."""
 import argparse
 import json
 import math
@@ -22,9 +23,11 @@ def statistics(
     seconds: list,   # of equal pieces of work
 ) -> dict:
     "Median, least and largest in milliseconds; `spread` is (largest - least) / median."
-    s = sorted(seconds); n = len(s)
+    s = sorted(seconds)
+    n = len(s)
     median = (s[(n - 1) // 2] + s[n // 2]) / 2
-    return {"n": n, "median_ms": 1e3 * median, "min_ms": 1e3 * s[0], "max_ms": 1e3 * s[-1], "mean_ms": 1e3 * sum(s) / n, "spread": (s[-1] - s[0]) / median}
+    return {"n": n, "median_ms": 1e3 * median, "min_ms": 1e3 * s[0], "max_ms": 1e3 * s[-1], "mean_ms": 1e3 * sum(s) / n,
+            "spread": (s[-1] - s[0]) / median}
 
 
 def timed(
@@ -35,12 +38,17 @@ def timed(
     "Seconds of each of n calls, one after the other."
     if device != "cuda":
         marks = [time.perf_counter()]
-        for k in range(n): f(k); marks.append(time.perf_counter())
+        for k in range(n):
+            f(k)
+            marks.append(time.perf_counter())
         return [b - a for a, b in zip(marks, marks[1:])]
     import torch
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(n + 1)]
-    torch.cuda.synchronize(); marks[0].record()
-    for k in range(n): f(k); marks[k + 1].record()
+    torch.cuda.synchronize()
+    marks[0].record()
+    for k in range(n):
+        f(k)
+        marks[k + 1].record()
     torch.cuda.synchronize()
     return [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:])]
 
@@ -51,8 +59,13 @@ def memory(device: str = "cpu") -> dict:
         import torch
         return {"peak": torch.cuda.max_memory_allocated() / 2**20, "now": torch.cuda.memory_allocated() / 2**20}
     status = Path("/proc/self/status")
-    if status.exists():   # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if line.startswith(("VmHWM", "VmRSS")))
+    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
+    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
+    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
+    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines()
+                     if line.startswith(("VmHWM", "VmRSS")))
         return {"peak": int(lines["VmHWM"].split()[0]) / 2**10, "now": int(lines["VmRSS"].split()[0]) / 2**10}
     import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -60,9 +73,12 @@ def memory(device: str = "cpu") -> dict:
 
 
 def usage() -> dict:
-    "So far in this process: seconds of processor time, the system's part of it, and pages that had to be fetched or zeroed. Hardly moved by other work on the machine."
-    try: import resource
-    except ImportError: return {"cpu": sum(os.times()[:2]), "system": os.times()[1], "faults": 0}
+    """So far in this process: seconds of processor time, the system's part of it, and pages that had to be fetched or
+    zeroed. Hardly moved by other work on the machine."""
+    try:
+        import resource
+    except ImportError:
+        return {"cpu": sum(os.times()[:2]), "system": os.times()[1], "faults": 0}
     r = resource.getrusage(resource.RUSAGE_SELF)
     return {"cpu": r.ru_utime + r.ru_stime, "system": r.ru_stime, "faults": r.ru_minflt}
 
@@ -77,9 +93,11 @@ def counting():
     from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry
     aten = torch.ops.aten
-    still = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten._unsafe_view, aten.detach, aten.is_same_size}
+    still = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten._unsafe_view,
+             aten.detach, aten.is_same_size}
 
-    def size(t): return min(t.numel() * t.element_size(), t.untyped_storage().nbytes())   # an expanded tensor is read once
+    # an expanded tensor is read once
+    def size(t): return min(t.numel() * t.element_size(), t.untyped_storage().nbytes())
 
     class Counting(TorchDispatchMode):
         flop = heavy = light = first = 0
@@ -90,8 +108,11 @@ def counting():
             traffic = sum(size(t) for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor))
             if packet in flop_registry:
                 flop = flop_registry[packet](*args, **(kwargs or {}), out_val=out)
-                self.flop += flop; self.heavy += traffic; self.first = self.first or flop
-            else: self.light += traffic
+                self.flop += flop
+                self.heavy += traffic
+                self.first = self.first or flop
+            else:
+                self.light += traffic
             return out
 
     return Counting()
@@ -102,14 +123,17 @@ def peaks(
     dtypes: tuple = ("float32", "bfloat16"),
     seconds: float = PEAK_SECONDS,   # for each number
 ) -> dict:
-    "The machine's best, measured here and now: GFLOP/s of a 3x3 convolution and of a square matrix product in each type, GB/s of a copy."
+    """The machine's best, measured here and now: GFLOP/s of a 3x3 convolution and of a square matrix product in each
+    type, GB/s of a copy."""
     import torch
     import torch.nn.functional as F
     gpu = device == "cuda"
 
     def best(f):
-        f(); times, began = [], time.perf_counter()
-        while len(times) < 3 or time.perf_counter() - began < seconds: times += timed(lambda k: f(), 10 if gpu else 1, device)
+        f()
+        times, began = [], time.perf_counter()
+        while len(times) < 3 or time.perf_counter() - began < seconds:
+            times += timed(lambda k: f(), 10 if gpu else 1, device)
         return min(times)
 
     found = {}
@@ -120,7 +144,8 @@ def peaks(
             m = torch.randn(n, n, device=device).to(dtype)
             x = torch.randn(b, c, h, w, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
             k = torch.randn(c, c, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-            found[name] = {"matmul": 2e-9 * n**3 / best(lambda: m @ m), "conv": 2e-9 * b * c * c * 9 * h * w / best(lambda: F.conv2d(x, k, padding=1))}
+            found[name] = {"matmul": 2e-9 * n**3 / best(lambda: m @ m), "conv": 2e-9 * b * c * c * 9 * h * w
+                           / best(lambda: F.conv2d(x, k, padding=1))}
         a = torch.zeros(2**30 if gpu else 2**25, device=device)
         b = torch.empty_like(a)
         found["copy_gb_s"] = 2e-9 * a.numel() * 4 / best(lambda: b.copy_(a))
@@ -139,14 +164,17 @@ def machine(device: str) -> dict:
     from dgnet.core import code_version, fast_bfloat16
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
+                    if line.startswith("model name")), cpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}) else None
     versions = {p: metadata.version(p) for p in ("torch", "torchvision", "numpy")}
-    gpu = {"gpu": torch.cuda.get_device_name(), "gpu_gib": torch.cuda.get_device_properties(0).total_memory / 2**30, "cuda": torch.version.cuda} if device == "cuda" else {"gpu": None}
-    return {"system": platform.system(), "cpu": cpu, "architecture": platform.machine(), "cores": cores, "threads": torch.get_num_threads(), "ram_gib": ram, **gpu,
-            "capability": torch.backends.cpu.get_cpu_capability(), "fast_bfloat16": fast_bfloat16(torch.device(device)), "device": device,
-            "python": platform.python_version(), **versions, "code": code_version()}
+    gpu = {"gpu": torch.cuda.get_device_name(), "gpu_gib": torch.cuda.get_device_properties(0).total_memory / 2**30,
+           "cuda": torch.version.cuda} if device == "cuda" else {"gpu": None}
+    return {"system": platform.system(), "cpu": cpu, "architecture": platform.machine(), "cores": cores,
+            "threads": torch.get_num_threads(), "ram_gib": ram, **gpu,
+            "capability": torch.backends.cpu.get_cpu_capability(), "fast_bfloat16": fast_bfloat16(torch.device(device)),
+            "device": device, "python": platform.python_version(), **versions, "code": code_version()}
 
 
 def options(
@@ -155,11 +183,13 @@ def options(
 ) -> argparse.ArgumentParser:
     "The options that all benchmarks have."
     p = argparse.ArgumentParser(f"benchmarks/{name}.py", description=description)
-    p.add_argument("--quick", action="store_true", help="tiny sizes, seconds: does the script work? Its numbers mean little")
+    p.add_argument("--quick", action="store_true", help="tiny sizes, seconds: does the script work? Its numbers mean "
+                   "little")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     p.add_argument("--threads", type=positive, help="of torch; default: torch's own choice")
     p.add_argument("--repeat", type=positive, help="timed repetitions of each case; each script has its own default")
-    p.add_argument("--out", type=Path, default=ROOT / "local" / "bench", help="folder of the JSON; default: local/bench")
+    p.add_argument("--out", type=Path, default=ROOT / "local" / "bench",
+                   help="folder of the JSON; default: local/bench")
     p.add_argument("--case", help=argparse.SUPPRESS)
     return p
 
@@ -182,9 +212,11 @@ def run_cases(
     cases: list,          # one, or in a quick run all; anything JSON can hold
     threads: int | None,  # of torch
 ) -> list:
-    "Measure cases in a Python of their own: alone, a case's memory is its own. Raises RuntimeError with that process's last words."
+    """Measure cases in a Python of their own: alone, a case's memory is its own. Raises RuntimeError with that
+    process's last words."""
     env = {**os.environ, **({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})}
-    done = subprocess.run([sys.executable, script, "--case", json.dumps(cases)], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "--case", json.dumps(cases)], env=env, capture_output=True,
+                          text=True)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or ["no message; was it killed for its memory?"])[-1]
         raise RuntimeError(f"{' and '.join(map(describe, cases))}: ended with code {done.returncode}: {words}")
@@ -200,7 +232,8 @@ def shown(value) -> str:
     "A number as a table shows it: three digits that count, and no exponent."
     if value is None: return "–"
     if not isinstance(value, float): return str(value)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.01 or not value else f"{value:.1g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(
+        value) >= 0.01 or not value else f"{value:.1g}"
 
 
 def table(
@@ -210,8 +243,10 @@ def table(
     "Rows as aligned text."
     lines = [list(columns.values())] + [[shown(r.get(k)) for k in columns] for r in rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
-    number = [k for k, key in enumerate(columns) if any(isinstance(r.get(key), (int, float)) and not isinstance(r.get(key), bool) for r in rows)]
-    return "\n".join("  ".join(v.rjust(w) if k in number else v.ljust(w) for k, (v, w) in enumerate(zip(line, widths))).rstrip() for line in lines)
+    number = [k for k, key in enumerate(columns) if any(isinstance(r.get(key), (int, float))
+                                                        and not isinstance(r.get(key), bool) for r in rows)]
+    return "\n".join("  ".join(v.rjust(w) if k in number else v.ljust(w) for k,
+                               (v, w) in enumerate(zip(line, widths))).rstrip() for line in lines)
 
 
 def ratios(
@@ -225,7 +260,8 @@ def ratios(
     "over / under of every pair of rows that differ in `what` alone."
     def key(r): return tuple(r.get(k) for k in same)
     below = {key(r): r for r in rows if r.get(what) == under}
-    return [{**dict(zip(same, key(r))), "ratio": f"{over} / {under}", "of": of, "value": r[of] / below[key(r)][of]} for r in rows if r.get(what) == over and key(r) in below and below[key(r)][of]]
+    return [{**dict(zip(same, key(r))), "ratio": f"{over} / {under}", "of": of, "value": r[of] / below[key(r)][of]}
+            for r in rows if r.get(what) == over and key(r) in below and below[key(r)][of]]
 
 
 def growth(
@@ -233,14 +269,18 @@ def growth(
     size: str,          # column with the amount of work
     same: tuple,        # columns that must agree
 ) -> list:
-    "How the time grows with the work, for rows that differ in it: the exponent in time ~ work ^ exponent (least squares on logarithms; 1 is in proportion), and the points."
+    """How the time grows with the work, for rows that differ in it: the exponent in time ~ work ^ exponent (least
+    squares on logarithms; 1 is in proportion), and the points."""
     kinds, found = {}, []
-    for r in rows: kinds.setdefault(tuple(r.get(k) for k in same), []).append((r[size], r["median_ms"]))
+    for r in rows:
+        kinds.setdefault(tuple(r.get(k) for k in same), []).append((r[size], r["median_ms"]))
     for key, points in kinds.items():
         work, ms = zip(*sorted(points))
         if work[0] == work[-1]: continue
         x, y = ([math.log(v) - sum(map(math.log, vs)) / len(vs) for v in vs] for vs in (work, ms))
-        found.append({**dict(zip(same, key)), "work_is": size, "from": work[0], "to": work[-1], "exponent": sum(a * b for a, b in zip(x, y)) / sum(a * a for a in x), "points": list(zip(work, ms))})
+        found.append({**dict(zip(same, key)), "work_is": size, "from": work[0], "to": work[-1],
+                      "exponent": sum(a * b for a, b in zip(x, y)) / sum(a * a for a in x),
+                      "points": list(zip(work, ms))})
     return found
 
 
@@ -249,7 +289,8 @@ def growth_table(
     title: str,
 ) -> list:
     "The table that `report` prints of it; none when nothing was measured at two sizes."
-    return [{"title": title, "rows": found, "columns": {k: "of" if k == "work_is" else k for k in found[0] if k != "points"}}] if found else []
+    return [{"title": title, "rows": found, "columns": {k: "of" if k == "work_is" else k for k in found[0]
+                                                        if k != "points"}}] if found else []
 
 
 def measured_case(
@@ -260,17 +301,20 @@ def measured_case(
     import torch
     if case["threads"]: torch.set_num_threads(case["threads"])
     device = case["device"]
-    if device == "cuda" and not torch.cuda.is_available(): raise SystemExit("--device cuda: torch sees no GPU here")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no GPU here")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     row = measure(case)
     peak = peaks(device, seconds=PEAK_SECONDS / 8 if case["quick"] else PEAK_SECONDS)
-    return {"row": {**row, "peak_gflop_s": best_rate(peak, row.get("precision", "float32"))}, "machine": machine(device), "peak": peak, "load": load}
+    return {"row": {**row, "peak_gflop_s": best_rate(peak, row.get("precision", "float32"))},
+            "machine": machine(device), "peak": peak, "load": load}
 
 
 def best_of(found: list) -> dict:
     "The largest of each number of several peaks."
     keys = [k for k in found[0] if isinstance(found[0][k], dict)]
-    return {k: {kind: max(p[k][kind] for p in found) for kind in found[0][k]} for k in keys} | {"copy_gb_s": max(p["copy_gb_s"] for p in found)}
+    return {k: {kind: max(p[k][kind] for p in found) for kind in found[0][k]}
+            for k in keys} | {"copy_gb_s": max(p["copy_gb_s"] for p in found)}
 
 
 def benchmark(
@@ -279,45 +323,64 @@ def benchmark(
     parser: argparse.ArgumentParser,        # from `options`
     cases: Callable[[argparse.Namespace, str], list],   # arguments, device → cases
     measure: Callable[[dict], dict],        # case → row; runs in a process of its own
-    finish: Callable[[list, dict], dict],   # rows, peak → more for the JSON, among it `ratios`; may add columns to the rows
+    # rows, peak → more for the JSON, among it `ratios`; may add columns to the rows
+    finish: Callable[[list, dict], dict],
     columns: dict,                          # of the printed table
 ) -> int:
-    "The whole script: every case in a process of its own, a table, a JSON file. Exit code 2 and one line when something is wrong."
+    """The whole script: every case in a process of its own, a table, a JSON file. Exit code 2 and one line when
+    something is wrong."""
     a = parser.parse_args()
     if a.case:
         print(json.dumps([measured_case(case, measure) for case in json.loads(a.case)]))
         return 0
     try:
         began, device = time.perf_counter(), pick_device(a)
-        if a.out.exists() and not a.out.is_dir(): raise ValueError(f"--out {a.out}: a file is there; give a folder")
+        if a.out.exists() and not a.out.is_dir():
+            raise ValueError(f"--out {a.out}: a file is there; give a folder")
         a.out.mkdir(parents=True, exist_ok=True)
         todo, found = [{"device": device, "threads": a.threads, "quick": a.quick, **c} for c in cases(a, device)], []
-        for part in ([todo] if a.quick else [[c] for c in todo]):   # a quick run has one process for all: its memory is not that of a case
-            print(f"{name} {len(found) + 1}/{len(todo)}: {' and '.join(map(describe, part))}", file=sys.stderr, flush=True)
+        # a quick run has one process for all: its memory is not that of a case
+        # a quick run has one process for all: its memory is not that of a case
+        # a quick run has one process for all: its memory is not that of a case
+        # a quick run has one process for all: its memory is not that of a case
+        for part in ([todo] if a.quick else [[c] for c in todo]):
+            print(f"{name} {len(found) + 1}/{len(todo)}: {' and '.join(map(describe, part))}", file=sys.stderr,
+                  flush=True)
             found += run_cases(script, part, a.threads)
         return report(name, a, columns, found, time.perf_counter() - began, finish)
-    except (RuntimeError, ValueError, OSError) as e: print(f"{name}: {e}", file=sys.stderr)
+    except (RuntimeError, ValueError, OSError) as e:
+        print(f"{name}: {e}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
     return 2
 
 
-def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds: float, finish: Callable[[list, dict], dict]) -> int:
+def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds: float, finish: Callable[[list, dict],
+                                                                                                          dict]) -> int:
     "Print and write what the cases found."
     rows, peak, where = [f["row"] for f in found], best_of([f["peak"] for f in found]), found[0]["machine"]
     loads = [f["load"] for f in found if f["load"] is not None]
     more = finish(rows, peak)
-    result = {"name": name, "quick": a.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "seconds": seconds, "machine": where, "peak": peak, "load": loads,
-              "command": " ".join([f"benchmarks/{name}.py", *[v for v in sys.argv[1:] if v not in ("--out", str(a.out))]]), "rows": rows, "ratios": [], **more}
-    if a.quick: result["notes"] = [*result.get("notes", []), "quick: all cases in one process, so peak memory is that of all of them; tiny sizes, so the numbers mean little"]
+    result = {"name": name, "quick": a.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "seconds": seconds,
+              "machine": where, "peak": peak, "load": loads,
+              "command": " ".join([f"benchmarks/{name}.py", *[v for v in sys.argv[1:] if v not in ("--out",
+                                                                                                   str(a.out))]]),
+              "rows": rows, "ratios": [], **more}
+    if a.quick:
+        result["notes"] = [*result.get("notes", []), "quick: all cases in one process, so peak memory is that of all "
+                           "of them; tiny sizes, so the numbers mean little"]
     path = a.out / f"{name}.json"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"); temporary.replace(path)
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
     print(machine_line(where, peak))
-    if loads and max(loads) > 0.7 + where["threads"]: print(f"note: the machine had other work (load up to {max(loads):.1f}, of it {where['threads']} ours): compare rows with care")
+    if loads and max(loads) > 0.7 + where["threads"]:
+        print(f"note: the machine had other work (load up to {max(loads):.1f}, of it {where['threads']} ours): compare "
+              "rows with care")
     print(table(rows, columns))
-    for extra in result.get("tables", []): print(f"\n{extra['title']}\n{table(extra['rows'], extra['columns'])}")
+    for extra in result.get("tables", []):
+        print(f"\n{extra['title']}\n{table(extra['rows'], extra['columns'])}")
     if result["ratios"]:
         keys = [k for k in result["ratios"][0] if k != "value"]
         print("\nratios in this run\n" + table(result["ratios"], {**{k: k for k in keys}, "value": "value"}))
@@ -329,6 +392,8 @@ def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds
 def machine_line(where: dict, peak: dict) -> str:
     "The machine in one line, its peak in another."
     gpu = f"{where['gpu']}, CUDA {where['cuda']}, " if where["gpu"] else ""
-    rates = ", ".join(f"{d} {p['conv']:,.0f} (convolution) {p['matmul']:,.0f} (matrix product)" for d, p in peak.items() if isinstance(p, dict))
-    return (f"{gpu}{where['cpu']}, {where['cores']} cores, {where['threads']} threads, {where['system']}; Python {where['python']}, torch {where['torch']}, "
-            f"numpy {where['numpy']}, dgnet {where['code']}\nmeasured peak, GFLOP/s: {rates}; copy {peak['copy_gb_s']:.0f} GB/s")
+    rates = ", ".join(f"{d} {p['conv']:,.0f} (convolution) {p['matmul']:,.0f} (matrix product)" for d, p in peak.items()
+                      if isinstance(p, dict))
+    return (f"{gpu}{where['cpu']}, {where['cores']} cores, {where['threads']} threads, {where['system']}; Python "
+            f"{where['python']}, torch {where['torch']}, " f"numpy {where['numpy']}, dgnet {where['code']}\nmeasured "
+            f"peak, GFLOP/s: {rates}; copy {peak['copy_gb_s']:.0f} GB/s")

@@ -22,8 +22,10 @@ def embeddings(n: int, ids, n_cams: int, centres, rng):
     import torch.nn.functional as F
 
     from dgnet.reid import Embeddings
-    def features(c): return F.normalize(c[ids] + 3.0 * torch.randn(n, D, generator=rng) / D**0.5, dim=1)
-    return Embeddings(features(centres[0]), features(centres[1]), ids, torch.randint(1, n_cams + 1, (n,), generator=rng))
+    def features(c):
+        return F.normalize(c[ids] + 3.0 * torch.randn(n, D, generator=rng) / D**0.5, dim=1)
+    return Embeddings(features(centres[0]), features(centres[1]), ids, torch.randint(1, n_cams + 1, (n,),
+                                                                                     generator=rng))
 
 
 def two_sides(size: str):
@@ -56,7 +58,9 @@ def by_loop(query, gallery, rows: list, beta: float) -> list:
         order = order[np.isin(order, junk, invert=True)]
         ranks = np.argwhere(np.isin(order, good)).flatten()
         cmc = np.zeros(len(order), dtype=int)
-        if not len(good): found.append((0.0, np.inf)); continue
+        if not len(good):
+            found.append((0.0, np.inf))
+            continue
         cmc[ranks[0]:] = 1
         ap = 0.0
         for i, r in enumerate(ranks):
@@ -78,30 +82,39 @@ def measure(case: dict) -> dict:
     query, gallery = two_sides(case["size"])
     n_query, n_gallery = len(query.ids), len(gallery.ids)
     before, rows = memory()["now"], np.random.default_rng(0).permutation(n_query)[:case["queries"]].tolist()
-    row = {"size": case["size"], "queries": n_query, "gallery": n_gallery, "method": case["method"], "features_mib": 8 * D * (n_query + n_gallery) / 2**20}
+    row = {"size": case["size"], "queries": n_query, "gallery": n_gallery, "method": case["method"], "features_mib": 8
+           * D * (n_query + n_gallery) / 2**20}
     if case["method"] == "loop":
         began, used = time.perf_counter(), usage()["cpu"]
         found = by_loop(query, gallery, rows, 0.5)
         seconds, used = time.perf_counter() - began, usage()["cpu"] - used
         ap, first = (np.array(v) for v in zip(*found))
-        return row | {"measured": len(rows), "median_ms": 1e3 * seconds * n_query / len(rows), "cpu_ms": 1e3 * used * n_query / len(rows), "ms_per_query": 1e3 * seconds / len(rows), "mAP": float(ap.mean()), "ap": ap.tolist(),
-                      "peak_mib": memory()["peak"], "above_mib": memory()["peak"] - before, "gflop_s": 4e-9 * D * len(rows) * n_gallery / seconds}
+        return row | {"measured": len(rows), "median_ms": 1e3 * seconds * n_query / len(rows), "cpu_ms": 1e3 * used
+                      * n_query / len(rows), "ms_per_query": 1e3 * seconds / len(rows), "mAP": float(ap.mean()),
+                      "ap": ap.tolist(), "peak_mib": memory()["peak"], "above_mib": memory()["peak"] - before,
+                      "gflop_s": 4e-9 * D * len(rows) * n_gallery / seconds}
     on = [e._replace(**{k: v.to(case["device"]) for k, v in e._asdict().items()}) for e in (query, gallery)]
     rank_metrics(on[0].take(slice(0, 64)), on[1])   # warm-up
     times, used = [], usage()["cpu"]
     for _ in range(case["repeat"]):
-        began = time.perf_counter(); r = rank_metrics(*on); times.append(time.perf_counter() - began)   # it ends with numbers on the CPU
+        began = time.perf_counter()
+        r = rank_metrics(*on)
+        times.append(time.perf_counter() - began)   # it ends with numbers on the CPU
     ms, used = 1e3 * float(np.median(times)), (usage()["cpu"] - used) / len(times)
-    if case["device"] == "cuda": before = 0.0
+    if case["device"] == "cuda":
+        before = 0.0
     peak = memory(case["device"])["peak"]
-    return row | {"measured": n_query, "median_ms": ms, "min_ms": 1e3 * min(times), "cpu_ms": 1e3 * used, "ms_per_query": ms / n_query, "mAP": r.mAP, "rank1": r.rank1, "ap": r.ap[rows].tolist(),
+    return row | {"measured": n_query, "median_ms": ms, "min_ms": 1e3 * min(times), "cpu_ms": 1e3 * used,
+                  "ms_per_query": ms / n_query, "mAP": r.mAP, "rank1": r.rank1, "ap": r.ap[rows].tolist(),
                   "peak_mib": peak, "above_mib": peak - before, "gflop_s": 4e-6 * D * n_query * n_gallery / ms}
 
 
 def cases(a: argparse.Namespace, device: str) -> list:
     sizes = a.sizes or (["tiny"] if a.quick else ["small", "market", "msmt17"])
-    def part(size): return min(SIZES[size][0], a.queries or (200 if size == "msmt17" else SIZES[size][0]))
-    return [dict(size=s, method=m, queries=part(s), repeat=a.repeat or (1 if s == "msmt17" else 3)) for s in sizes for m in ("package", "loop")]
+    def part(size):
+        return min(SIZES[size][0], a.queries or (200 if size == "msmt17" else SIZES[size][0]))
+    return [dict(size=s, method=m, queries=part(s), repeat=a.repeat or (1 if s == "msmt17" else 3)) for s in sizes
+            for m in ("package", "loop")]
 
 
 def finish(rows: list, peak: dict) -> dict:
@@ -110,21 +123,31 @@ def finish(rows: list, peak: dict) -> dict:
     for ours, loop in zip(rows[::2], rows[1::2]):
         pairs = list(zip(ours.pop("ap"), loop.pop("ap"), strict=True))
         worst, mean = max(abs(x - y) for x, y in pairs), abs(sum(x - y for x, y in pairs)) / len(pairs)
-        found.append({"size": ours["size"], "ratio": "loop / package", "of": "whole time", "value": loop["median_ms"] / ours["median_ms"]})
-        found.append({"size": ours["size"], "ratio": "loop / package", "of": "processor time", "value": loop["cpu_ms"] / ours["cpu_ms"]})
+        found.append({"size": ours["size"], "ratio": "loop / package", "of": "whole time",
+                      "value": loop["median_ms"] / ours["median_ms"]})
+        found.append({"size": ours["size"], "ratio": "loop / package", "of": "processor time",
+                      "value": loop["cpu_ms"] / ours["cpu_ms"]})
         ours["largest_difference"] = worst
-        notes.append(f"{ours['size']}: the loop ran on {loop['measured']:,} of {loop['queries']:,} queries{'' if loop['measured'] == loop['queries'] else ', its time is scaled up'}; largest difference of an AP {worst:.1e}")
-        if mean > 1e-4: raise ValueError(f"at size {ours['size']} the package and the loop disagree on mAP by {mean:.3g}, more than near-ties explain: one of them is wrong")
-        if ours["size"] == "msmt17": notes.append(f"msmt17: {ours['peak_mib'] / 1024:.2f} GiB at most, features included; the limit is {LIMIT_GIB} GiB: {'kept' if ours['peak_mib'] <= 1024 * LIMIT_GIB else 'NOT KEPT'}")
+        notes.append(f"{ours['size']}: the loop ran on {loop['measured']:,} of {loop['queries']:,} "
+                     f"queries{'' if loop['measured'] == loop['queries'] else ', its time is scaled up'}; largest "
+                     f"difference of an AP {worst:.1e}")
+        if mean > 1e-4:
+            raise ValueError(f"at size {ours['size']} the package and the loop disagree on mAP by {mean:.3g}, more "
+                             "than near-ties explain: one of them is wrong")
+        if ours["size"] == "msmt17":
+            notes.append(f"msmt17: {ours['peak_mib'] / 1024:.2f} GiB at most, features included; the limit is "
+                         f"{LIMIT_GIB} GiB: {'kept' if ours['peak_mib'] <= 1024 * LIMIT_GIB else 'NOT KEPT'}")
     for r in rows:
         r["pairs"] = r["queries"] * r["gallery"]
         r["seconds"], r["cpu_s"] = r["median_ms"] / 1e3, r["cpu_ms"] / 1e3
         r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
     grown = growth(rows, "pairs", ("method",))
-    return {"ratios": found, "growth": grown, "tables": growth_table(grown, "growth: time ~ (queries x gallery) ^ exponent"), "notes": notes + ["of peak: the scores' matrix products alone, over the whole time"]}
+    return {"ratios": found, "growth": grown, "tables": growth_table(grown, "growth: time ~ (queries x gallery) ^ "
+                                                                     "exponent"), "notes": notes
+            + ["of peak: the scores' matrix products alone, over the whole time"]}
 
-
-COLUMNS = {"size": "size", "queries": "queries", "gallery": "gallery", "method": "method", "measured": "measured", "seconds": "seconds", "cpu_s": "CPU s", "ms_per_query": "ms/query", "mAP": "mAP",
+COLUMNS = {"size": "size", "queries": "queries", "gallery": "gallery", "method": "method", "measured": "measured",
+           "seconds": "seconds", "cpu_s": "CPU s", "ms_per_query": "ms/query", "mAP": "mAP",
            "features_mib": "features MiB", "peak_mib": "peak MiB", "above_mib": "above features", "of_peak": "of peak"}
 
 
@@ -133,6 +156,5 @@ def main() -> int:
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: small, market and msmt17")
     p.add_argument("--queries", type=positive, help="queries that the loop runs on; default: all, at MSMT17's size 200")
     return benchmark("evaluation", __file__, p, cases, measure, finish, COLUMNS)
-
 
 if __name__ == "__main__": sys.exit(main())

@@ -40,8 +40,10 @@ PILOTS = {   # name: (tier, what is changed from the tier as it is now, in words
     "large_2": ("midi", "128 × 64, two halvings", dict(n_down=2)),
     "large_2_wide": ("midi", "128 × 64, two halvings, twice as wide", dict(n_down=2, es_width=16)),
 }
-CROWD = dict(people=1200, shots=4, cameras=2)   # photos cost nothing here: whatever is to draw unseen people should see many
-COLUMNS = ("pilot", "tier", "changed", "minutes", "iterations", "weights", "swap / copy", "brightness", "colour", "own", "image", "sharpness", "seed", "device", "date")
+# photos cost nothing here: whatever is to draw unseen people should see many
+CROWD = dict(people=1200, shots=4, cameras=2)
+COLUMNS = ("pilot", "tier", "changed", "minutes", "iterations", "weights", "swap / copy", "brightness", "colour", "own",
+           "image", "sharpness", "seed", "device", "date")
 
 
 def frozen_encoder(tier: str, seed: int):
@@ -65,7 +67,8 @@ def pilot_step(state: TrainState, images, labels, w: dict[str, float]) -> None:
 
 class Average:
     "An exponential average of E_s and G: what is judged beside the weights themselves."
-    def __init__(self, model, half_life: int = 70): self.half_life, self.kept, self.n = half_life, {k: v.clone() for k, v in model.generator_state().items()}, 0
+    def __init__(self, model, half_life: int = 70):
+        self.half_life, self.kept, self.n = half_life, {k: v.clone() for k, v in model.generator_state().items()}, 0
 
     def update(self, model) -> None:
         self.n += 1
@@ -77,7 +80,7 @@ def judge(model, swaps) -> dict:
     "The marks of a generator on unseen pairs."
     r, truth = swap_report(model.generate, swaps), swaps.truth / 255
     drawn = generate_all(model.generate, swaps.x_i, swaps.x_j)
-    part = lambda name: float(getattr(r.swap, name).mean() / getattr(r.copy, name).mean())
+    def part(name): return float(getattr(r.swap, name).mean() / getattr(r.copy, name).mean())
     return {"swap / copy": r.ratio.value, "brightness": part("grey"), "colour": part("hue"), "own": float(r.own.person.mean()), "image": float(r.swap.image.mean()),
             "sharpness": sharpness(drawn, swaps.person) / sharpness(truth, swaps.person)}
 
@@ -90,14 +93,18 @@ def run_pilot(name: str, minutes: float, seed: int) -> list[dict]:
     images, labels = load_split(known.data.train, cfg), torch.from_numpy(relabel(known.data.train.ids))
     state = TrainState(cfg, known.data.n_ids, labels)
     state.model.E_a.load_state_dict(known.model.E_a.state_dict())
-    state.model.E_a.eval(); average = Average(state.model)
+    state.model.E_a.eval()
+    average = Average(state.model)
     w, swaps = loss_weights(0, cfg), true_swaps(known)
     began, budget = time.process_time(), 60 * minutes
     while (used := (time.process_time() - began) / budget) < 1:
         for o in state.optimisers[1:]:
-            for g in o.param_groups: g["lr"] = cfg.lr_gen * (1.0 if used < 0.8 else 0.1 if used < 0.95 else 0.03)
-        pilot_step(state, images, labels, w); average.update(state.model)
-    facts = {"pilot": name, "tier": tier, "changed": said, "minutes": minutes, "iterations": state.it, "seed": seed, "device": device_name(state.device), "date": time.strftime("%Y-%m-%d")}
+            for g in o.param_groups:
+                g["lr"] = cfg.lr_gen * (1.0 if used < 0.8 else 0.1 if used < 0.95 else 0.03)
+        pilot_step(state, images, labels, w)
+        average.update(state.model)
+    facts = {"pilot": name, "tier": tier, "changed": said, "minutes": minutes, "iterations": state.it, "seed": seed,
+             "device": device_name(state.device), "date": time.strftime("%Y-%m-%d")}
     rows = [facts | {"weights": "as they are"} | judge(state.model, swaps)]
     state.model.load_generator(average.kept)
     return [*rows, facts | {"weights": "averaged"} | judge(state.model, swaps)]
@@ -105,11 +112,16 @@ def run_pilot(name: str, minutes: float, seed: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PILOTS, default=list(PILOTS)); parser.add_argument("--minutes", type=float, default=4.0); parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=FIGURES / "pilots.csv"); parser.add_argument("--list", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PILOTS, default=list(PILOTS))
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=FIGURES / "pilots.csv")
+    parser.add_argument("--list", action="store_true")
     a = parser.parse_args()
-    if a.list: return print(*(f"{k:22s} {t:5s} {said}" for k, (t, said, _) in PILOTS.items()), sep="\n")
-    torch.set_num_threads(1); keep_freed_memory()
+    if a.list:
+        return print(*(f"{k:22s} {t:5s} {said}" for k, (t, said, _) in PILOTS.items()), sep="\n")
+    torch.set_num_threads(1)
+    keep_freed_memory()
     a.out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
     for name in a.only:
         rows, new = run_pilot(name, a.minutes, a.seed), not a.out.exists()
@@ -118,6 +130,5 @@ def main() -> None:
             if new: out.writeheader()
             out.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
         print(name, {k: round(v, 3) for k, v in rows[-1].items() if isinstance(v, float)}, flush=True)
-
 
 if __name__ == "__main__": main()

@@ -16,8 +16,11 @@ from torch import nn
 def finish(self, x, style=None):
     "`ConvBlock.finish` in plain operations."
     b, c, h, w = x.shape
-    if self.kind == "instance": x = F.instance_norm(x)
-    if self.kind == "adain": x = F.batch_norm(x.reshape(1, b * c, h, w), None, None, style.weight.flatten(), style.bias.flatten(), True).view(b, c, h, w)
+    if self.kind == "instance":
+        x = F.instance_norm(x)
+    if self.kind == "adain":
+        x = F.batch_norm(x.reshape(1, b * c, h, w), None, None, style.weight.flatten(), style.bias.flatten(),
+                         True).view(b, c, h, w)
     if self.kind == "layer":
         mean, std = (v.view(b, 1, 1, 1) for v in (x.reshape(b, -1).mean(1), x.reshape(b, -1).std(1)))
         x = (x - mean) / (std + self.norm.eps) * self.norm.gamma.view(-1, 1, 1) + self.norm.beta.view(-1, 1, 1)
@@ -26,22 +29,33 @@ def finish(self, x, style=None):
 
 @contextmanager
 def copied(frozen, net: nn.Module, dropout: bool = False):
-    "`frozen` by a deep copy: its weights and statistics stand in for the network's own for as long as it is passed through, and take gradients like any others."
+    """`frozen` by a deep copy: its weights and statistics stand in for the network's own for as long as it is passed
+    through, and take gradients like any others."""
     from dgnet.discriminator import Discriminator
-    if dropout:   # the teacher
-        with frozen(net, dropout): yield net
+    # the teacher   # the teacher   # the teacher   # the teacher
+    if dropout:   # the teacher   # the teacher   # the teacher   # the teacher
+        with frozen(net, dropout):
+            yield net
         return
-    if isinstance(net, Discriminator): yield net; return   # its gradients are thrown away before its next step
-    pairs, drops = list(zip(net.modules(), copy.deepcopy(net).modules())), [m for m in net.modules() if isinstance(m, nn.Dropout) and m.training]
+    # its gradients are thrown away before its next step
+    if isinstance(net, Discriminator):
+        yield net
+        return
+    pairs, drops = list(zip(net.modules(), copy.deepcopy(net).modules())), [m for m in net.modules()
+                                                                            if isinstance(m, nn.Dropout) and m.training]
     def exchange():
         for m, twin in pairs:
-            for of in ("_parameters", "_buffers"): m.__dict__[of], twin.__dict__[of] = twin.__dict__[of], m.__dict__[of]
+            for of in ("_parameters", "_buffers"):
+                m.__dict__[of], twin.__dict__[of] = twin.__dict__[of], m.__dict__[of]
     exchange()
-    for m in drops: m.training = False
-    try: yield net
+    for m in drops:
+        m.training = False
+    try:
+        yield net
     finally:
         exchange()
-        for m in drops: m.training = True
+        for m in drops:
+            m.training = True
 
 
 @contextmanager
@@ -53,5 +67,7 @@ def plain():
     moved = train.batch_to
     def batch_to(batch, device): return train.Batch(*(v.contiguous() for v in moved(batch, device)))
     with ExitStack() as s:
-        for what, name, by in ((ConvBlock, "finish", finish), (UpBlock, "forward", nn.Sequential.forward), (train, "frozen", partial(copied, train.frozen)), (train, "batch_to", batch_to)): s.enter_context(patch.object(what, name, by))
+        for what, name, by in ((ConvBlock, "finish", finish), (UpBlock, "forward", nn.Sequential.forward),
+                               (train, "frozen", partial(copied, train.frozen)), (train, "batch_to", batch_to)):
+            s.enter_context(patch.object(what, name, by))
         yield

@@ -35,18 +35,23 @@ def labelled(f, label: str):
     "A function whose calls are marked in the trace."
     from torch.profiler import record_function
     def call(*args, **kw):
-        with record_function(WHERE + label): return f(*args, **kw)
+        with record_function(WHERE + label):
+            return f(*args, **kw)
     return call
 
 
 def mark(run: Training) -> None:
     "Mark the parts of a step and every pass through a network, from outside: the package stays as it is."
     import dgnet.train as train
-    for name, label in {"draw_batch": "draw the batch", "batch_to": "move the batch", "decode_batch": "encode and decode", "d_step": "D's loss", "gradient_punishment": "D's punishment",
-                        "image_losses": "losses of images", "identity_losses": "L^s_id", "code_losses": "losses of codes", "feed_losses": "feed", "descend": "step"}.items():
+    for name, label in {"draw_batch": "draw the batch", "batch_to": "move the batch",
+                        "decode_batch": "encode and decode", "d_step": "D's loss",
+                        "gradient_punishment": "D's punishment", "image_losses": "losses of images",
+                        "identity_losses": "L^s_id", "code_losses": "losses of codes", "feed_losses": "feed",
+                        "descend": "step"}.items():
         setattr(train, name, labelled(getattr(train, name), label))
     m = run.state.model
-    for name, net in {"E_a": m.E_a, "E_s": m.E_s, "G": m.G, "D": m.D, "teacher": run.teacher}.items(): net.forward = labelled(net.forward, name)
+    for name, net in {"E_a": m.E_a, "E_s": m.E_s, "G": m.G, "D": m.D, "teacher": run.teacher}.items():
+        net.forward = labelled(net.forward, name)
 
 
 def own_time(e, gpu: bool) -> float:
@@ -62,15 +67,20 @@ class Trace:
         self.labels = {}
         sources = {}   # sequence number → label of the forward operation
         for e in events:
-            if e.scope != 1 and e.sequence_nr >= 0 and (label := self.enclosing(e)): sources.setdefault(e.sequence_nr, label)
-        for e in events: self.labels[id(e)] = self.label(e, sources)
+            if e.scope != 1 and e.sequence_nr >= 0 and (label := self.enclosing(e)):
+                sources.setdefault(e.sequence_nr, label)
+        for e in events:
+            self.labels[id(e)] = self.label(e, sources)
 
     @staticmethod
     def parents(e):
-        while e is not None: yield e; e = e.cpu_parent
+        while e is not None:
+            yield e
+            e = e.cpu_parent
 
     def enclosing(self, e) -> str | None:
-        "Part and network of the ranges around an event: `L^s_id: E_a`. A range inside the backward pass counts too (the punishment's)."
+        """Part and network of the ranges around an event: `L^s_id: E_a`. A range inside the backward pass counts too
+        (the punishment's)."""
         found = []
         for p in self.parents(e):
             if p.scope == 1 and p.name.startswith("autograd::engine") and not found: return None
@@ -80,7 +90,8 @@ class Trace:
 
     def label(self, e, sources: dict) -> str:
         for p in self.parents(e):
-            if p.name.startswith("Optimizer.step"): return f"optimiser {p.name.split('#')[1].split('.')[0]}"
+            if p.name.startswith("Optimizer.step"):
+                return f"optimiser {p.name.split('#')[1].split('.')[0]}"
             if p.name.startswith("Optimizer.zero_grad"): return "zero_grad"
             if "AccumulateGrad" in p.name: return "accumulate gradients"
             if p.scope == 1 and p.sequence_nr in sources:
@@ -92,9 +103,12 @@ class Trace:
         "Milliseconds per step and share of all, largest first."
         spent, count = defaultdict(float), defaultdict(int)
         for e in self.events:
-            if (t := own_time(e, self.gpu)) > 0: spent[key(e)] += t; count[key(e)] += 1
+            if (t := own_time(e, self.gpu)) > 0:
+                spent[key(e)] += t
+                count[key(e)] += 1
         total = sum(spent.values())
-        return [{"what": str(k), "ms": v / 1e3 / n, "share": v / total, "calls": count[k] / n} for k, v in sorted(spent.items(), key=lambda kv: -kv[1])]
+        return [{"what": str(k), "ms": v / 1e3 / n, "share": v / total, "calls": count[k] / n} for k,
+                v in sorted(spent.items(), key=lambda kv: -kv[1])]
 
 
 def measure(case: dict) -> dict:
@@ -114,25 +128,34 @@ def measure(case: dict) -> dict:
         if gpu: torch.cuda.synchronize()
     seconds = (time.perf_counter() - began) / n
     trace = Trace(p.events(), gpu)
-    def op(e): return e.name.removeprefix("aten::") if not e.name.startswith(WHERE) else "Python between operations"
-    def shape(e): return f"{op(e)} {' '.join('x'.join(map(str, v)) for v in e.input_shapes[:3] if v)}"
+    def op(e):
+        return e.name.removeprefix("aten::") if not e.name.startswith(WHERE) else "Python between operations"
+    def shape(e):
+        return f"{op(e)} {' '.join('x'.join(map(str, v)) for v in e.input_shapes[:3] if v)}"
     def kind(e):
         label = trace.labels[id(e)]
         if label.startswith("optimiser"): return "optimisers"
-        if e.name.startswith((WHERE, "Optimizer", "autograd::", "torch::")) or "evaluate_function" in e.name: return "Python and autograd between operations"
+        if e.name.startswith((WHERE, "Optimizer", "autograd::", "torch::")) or "evaluate_function" in e.name:
+            return "Python and autograd between operations"
         return group(e.name)
     cfg = run.cfg
-    return {"size": case["size"], "image": f"{cfg.height}x{cfg.width}", "batch": cfg.batch, "phase": case["phase"], "precision": cfg.precision, "merge": cfg.merge_passes, "n": n,
-            "median_ms": 1e3 * seconds, "by_kind": trace.shares(kind, n), "by_pass": trace.shares(lambda e: trace.labels[id(e)], n),
-            "by_network": trace.shares(lambda e: network(trace.labels[id(e)]), n), "by_operation": trace.shares(op, n)[:25], "by_shape": trace.shares(shape, n)[:40],
-            "copies": trace.shares(lambda e: f"{e.name.removeprefix('aten::')} in {trace.labels[id(e)]}" if kind(e) == "casts and copies" else "all else", n)[:12]}
+    return {"size": case["size"], "image": f"{cfg.height}x{cfg.width}", "batch": cfg.batch, "phase": case["phase"],
+            "precision": cfg.precision, "merge": cfg.merge_passes, "n": n, "median_ms": 1e3 * seconds,
+            "by_kind": trace.shares(kind, n), "by_pass": trace.shares(lambda e: trace.labels[id(e)], n),
+            "by_network": trace.shares(lambda e: network(trace.labels[id(e)]), n), "by_operation": trace.shares(op,
+                                                                                                                n)[:25],
+            "by_shape": trace.shares(shape, n)[:40],
+            "copies": trace.shares(lambda e: f"{e.name.removeprefix('aten::')} in {trace.labels[id(e)]}"
+                                   if kind(e) == "casts and copies" else "all else", n)[:12]}
 
 
 def network(label: str) -> str:
     "The network of a label, forward or backward."
     base = label.removesuffix(" (backward)")
-    if base.startswith("D's punishment"): return "D's punishment" + (" (backward)" if label.endswith(")") else "")
-    if ": " not in base: return label if label.startswith(("optimiser", "accumulate", "zero")) else "losses, batch, rest"
+    if base.startswith("D's punishment"):
+        return "D's punishment" + (" (backward)" if label.endswith(")") else "")
+    if ": " not in base:
+        return label if label.startswith(("optimiser", "accumulate", "zero")) else "losses, batch, rest"
     return base.rsplit(": ", 1)[1] + (" (backward)" if label.endswith("(backward)") else " (forward)")
 
 
@@ -140,8 +163,10 @@ def cases(a: argparse.Namespace, device: str) -> list:
     sizes = a.sizes or (["smoke"] if a.quick else ["paper"] if device == "cuda" else ["paper", "mini"])
     precisions = a.precisions or (["float32"] if a.quick else ["float32", "bfloat16"])
     phases = a.phases or (["full"] if a.quick else PHASES)
-    return [dict(size=s, phase=f, precision=p, merge=s != "paper" or a.merge, batch=a.batch or (None if s != "paper" else 8 if device == "cuda" else 4), recipe=a.recipe, set=dict(a.set),
-                 repeat=a.repeat or (2 if a.quick or s == "paper" and device == "cpu" else 10)) for s in sizes for f in phases for p in precisions]
+    return [dict(size=s, phase=f, precision=p, merge=s != "paper" or a.merge, batch=a.batch
+                 or (None if s != "paper" else 8 if device == "cuda" else 4), recipe=a.recipe, set=dict(a.set),
+                 repeat=a.repeat or (2 if a.quick or s == "paper" and device == "cpu" else 10)) for s in sizes
+            for f in phases for p in precisions]
 
 
 def finish(rows: list, peak: dict) -> dict:
@@ -151,13 +176,16 @@ def finish(rows: list, peak: dict) -> dict:
         conv = sum(s["share"] for s in r["by_kind"] if s["what"].startswith("convolution"))
         r["convolutions"], r["optimisers"] = conv, sum(s["share"] for s in r["by_kind"] if s["what"] == "optimisers")
         r["norms"] = sum(s["share"] for s in r["by_kind"] if s["what"] == "norm")
-        for by, most in (("by_kind", 12), ("by_network", 16), ("by_pass", 24), ("by_operation", 12), ("by_shape", 16), ("copies", 10)):
-            tables.append({"title": f"{r['size']}, {r['phase']} phase, {r['precision']}: {by.replace('_', ' ')}", "rows": r[by][:most], "columns": share})
-    return {"tables": tables, "notes": ["ms: with the profiler on; shares of the time that the profiler saw in operations"]}
+        for by, most in (("by_kind", 12), ("by_network", 16), ("by_pass", 24), ("by_operation", 12), ("by_shape", 16),
+                         ("copies", 10)):
+            tables.append({"title": f"{r['size']}, {r['phase']} phase, {r['precision']}: {by.replace('_', ' ')}",
+                           "rows": r[by][:most], "columns": share})
+    return {"tables": tables, "notes": ["ms: with the profiler on; shares of the time that the profiler saw in "
+                                        "operations"]}
 
-
-COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase", "precision": "precision", "merge": "merged", "n": "steps", "median_ms": "ms (profiled)",
-           "convolutions": "convolutions", "norms": "norms", "optimisers": "optimisers"}
+COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase", "precision": "precision",
+           "merge": "merged", "n": "steps", "median_ms": "ms (profiled)", "convolutions": "convolutions",
+           "norms": "norms", "optimisers": "optimisers"}
 
 
 def main() -> int:
@@ -165,11 +193,13 @@ def main() -> int:
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: paper and mini; on a GPU paper")
     p.add_argument("--phases", nargs="+", choices=PHASES)
     p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"))
-    p.add_argument("--merge", action="store_true", help="one batch through E_a instead of several, at the paper's size too")
+    p.add_argument("--merge", action="store_true", help="one batch through E_a instead of several, at the paper's size "
+                   "too")
     p.add_argument("--recipe", choices=("official", "paper"), default="official")
-    p.add_argument("--batch", type=positive, help="photos x_i in a step; default at the paper's size: 4 on a CPU, 8 on a GPU")
-    p.add_argument("--set", type=value, nargs="+", default=[], metavar="FIELD=VALUE", help="any field of the configuration")
+    p.add_argument("--batch", type=positive, help="photos x_i in a step; default at the paper's size: 4 on a CPU, 8 on "
+                   "a GPU")
+    p.add_argument("--set", type=value, nargs="+", default=[], metavar="FIELD=VALUE",
+                   help="any field of the configuration")
     return benchmark("profile_step", __file__, p, cases, measure, finish, COLUMNS)
-
 
 if __name__ == "__main__": sys.exit(main())

@@ -20,7 +20,8 @@ from dgnet.runs import asked_config, evaluate, get_data, get_run, get_start, get
 from dgnet.synthetic import read_factors
 from dgnet.train import GeneratedBatch, TrainState, fit, refresh_batch_norm
 
-ONE_CAMERA = dict(cameras=1, n_iter=2_500, teacher_iter=2_000, generate=False)   # strangers of whom E_a cannot learn what a wall is: their backbone alone is asked for
+# strangers of whom E_a cannot learn what a wall is: their backbone alone is asked for
+ONE_CAMERA = dict(cameras=1, n_iter=2_500, teacher_iter=2_000, generate=False)
 FEW = dict(people=400, n_iter=1_000, teacher_iter=1_200, generate=False)
 REGIMES = {   # name: (in words, what is changed from mini, what is changed from mini's strangers)
     "mini": ("150 people, 3 photos, 2 cameras", {}, {}),
@@ -41,21 +42,25 @@ REGIMES = {   # name: (in words, what is changed from mini, what is changed from
     "start_few_slow": ("400 strangers, E_a at half the rate", dict(lr_id=0.001), FEW),
     "start_few_slower": ("400 strangers, E_a at a quarter of the rate", dict(lr_id=0.0005), FEW),
 }
-COLUMNS = ("regime", "changed", "seed", "photos", "teacher", "teacher R@1", "control", "true swaps", "worth", "true swaps, right name", "worth, right name", "device", "date")
+COLUMNS = ("regime", "changed", "seed", "photos", "teacher", "teacher R@1", "control", "true swaps", "worth",
+           "true swaps, right name", "worth, right name", "device", "date")
 
 
 def with_true_swaps(cfg, data, teacher):
     "E_a, fed from the warm-up on with true swaps in place of G's: four of every photo, drawn once."
-    cfg, images, labels = replace(cfg, offline=True), load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
+    cfg, images, labels = replace(cfg, offline=True), load_split(data.train,
+                                                                 cfg), torch.from_numpy(relabel(data.train.ids))
     swaps = draw_true_swaps(images, *read_factors(data.root).lookup(data.train.paths), cfg)
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, default_device(), maker=get_start(cfg).generator)
-    fit(state, teacher.net.train(cfg.teacher_train), images, labels, store=GeneratedBatch(swaps.truth, labels[swaps.i], labels[swaps.j]))
+    fit(state, teacher.net.train(cfg.teacher_train), images, labels, store=GeneratedBatch(swaps.truth, labels[swaps.i],
+                                                                                          labels[swaps.j]))
     refresh_batch_norm(state.model.E_a, images, cfg)
     return state.model.eval().E_a
 
 
 def run_regime(name: str, seed: int, dataset: str = "duke") -> dict:
-    "Teacher, control and E_a with true swaps, labelled by the teacher and by the right name, in one regime: mAP in per cent, both features, validation people."
+    """Teacher, control and E_a with true swaps, labelled by the teacher and by the right name, in one regime: mAP in
+    per cent, both features, validation people."""
     said, changes, strangers = REGIMES[name]
     mine = PER_DATASET["mini", "strangers"]
     PER_DATASET["mini", "strangers"] = mine | strangers
@@ -63,25 +68,34 @@ def run_regime(name: str, seed: int, dataset: str = "duke") -> dict:
         cfg = asked_config("mini", dataset, seed=seed, **changes)
         data = get_data(cfg)
         teacher = get_teacher(cfg, data)
-        def mean_ap(net): return 100 * evaluate(net, data.val_query, data.val_gallery, cfg)["both"].mAP
+        def mean_ap(net):
+            return 100 * evaluate(net, data.val_query, data.val_gallery, cfg)["both"].mAP
         control = mean_ap(get_run("mini", dataset, generate=False, seed=seed, **changes).model.E_a)
         true, named = (mean_ap(with_true_swaps(replace(cfg, soft_label=label), data, teacher)) for label in ("teacher", "conditional"))
-    finally: PER_DATASET["mini", "strangers"] = mine
-    return {"regime": name, "changed": said, "seed": seed, "photos": data.train.n, "teacher": 100 * teacher.about["mAP"], "teacher R@1": 100 * teacher.about["rank1"], "control": control, "true swaps": true,
-            "worth": true - control, "true swaps, right name": named, "worth, right name": named - control, "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
+    finally:
+        PER_DATASET["mini", "strangers"] = mine
+    return {"regime": name, "changed": said, "seed": seed, "photos": data.train.n, "teacher": 100
+            * teacher.about["mAP"], "teacher R@1": 100 * teacher.about["rank1"], "control": control, "true swaps": true,
+            "worth": true - control, "true swaps, right name": named, "worth, right name": named - control,
+            "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
 
 
 def run_own(name: str, seed: int, label: str, dataset: str = "duke") -> dict:
-    "DG-Net, its swaps named by `label`, against the control of the same regime: mAP in per cent, both features, validation and test people."
+    """DG-Net, its swaps named by `label`, against the control of the same regime: mAP in per cent, both features,
+    validation and test people."""
     said, changes, strangers = REGIMES[name]
-    if strangers: raise ValueError(f"{name}: strangers of its own, who taught no generator. Choose a regime without")
+    if strangers:
+        raise ValueError(f"{name}: strangers of its own, who taught no generator. Choose a regime without")
     marks = {}
     for who, more in (("control", {"generate": False}), ("DG-Net", {"soft_label": label})):
         run = get_run("mini", dataset, seed=seed, **changes, **more)
-        for people, query, gallery in (("validation", run.data.val_query, run.data.val_gallery), ("test", run.data.query, run.data.gallery)):
+        for people, query, gallery in (("validation", run.data.val_query, run.data.val_gallery),
+                                       ("test", run.data.query, run.data.gallery)):
             marks[f"{who}, {people}"] = 100 * evaluate(run.model.E_a, query, gallery, run.config)["both"].mAP
-    return {"regime": name, "changed": said, "seed": seed, "label": label, **marks, "gain, validation": marks["DG-Net, validation"] - marks["control, validation"],
-            "gain, test": marks["DG-Net, test"] - marks["control, test"], "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
+    return {"regime": name, "changed": said, "seed": seed, "label": label, **marks,
+            "gain, validation": marks["DG-Net, validation"] - marks["control, validation"],
+            "gain, test": marks["DG-Net, test"] - marks["control, test"], "device": device_name(default_device()),
+            "date": time.strftime("%Y-%m-%d")}
 
 
 def add_row(row: dict, file: Path) -> None:
@@ -96,16 +110,19 @@ def add_row(row: dict, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=REGIMES, default=list(REGIMES)); parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--own", choices=("teacher", "conditional", "two_label"), help="DG-Net's own swaps, so named"); parser.add_argument("--list", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=REGIMES, default=list(REGIMES))
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--own", choices=("teacher", "conditional", "two_label"), help="DG-Net's own swaps, so named")
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--out", type=Path, help="default: figures/regime.csv, or regime_own.csv")
     a = parser.parse_args()
     if a.list: return print(*(f"{k:12s} {said}" for k, (said, *_) in REGIMES.items()), sep="\n")
-    torch.set_num_threads(1); keep_freed_memory()
+    torch.set_num_threads(1)
+    keep_freed_memory()
     out = a.out or FIGURES / ("regime_own.csv" if a.own else "regime.csv")
     out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
     for name in a.only:
-        for seed in a.seed: add_row(run_own(name, seed, a.own) if a.own else run_regime(name, seed), out)
-
+        for seed in a.seed:
+            add_row(run_own(name, seed, a.own) if a.own else run_regime(name, seed), out)
 
 if __name__ == "__main__": main()

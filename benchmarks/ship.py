@@ -37,7 +37,8 @@ def copy_teacher(folder: Path, cfg, n_ids: int) -> None:
     if folder == target: return   # shipped before, for a run that has learnt from it too
     load_weights(net, folder / "teacher.safetensors")
     target.mkdir(parents=True, exist_ok=True)
-    save_weights(net, target / "teacher.safetensors", torch.float16); shutil.copy(folder / "done.json", target)
+    save_weights(net, target / "teacher.safetensors", torch.float16)
+    shutil.copy(folder / "done.json", target)
 
 
 def copy_bound(cfg) -> None:
@@ -47,14 +48,17 @@ def copy_bound(cfg) -> None:
     if not read_done(source): return
     target.mkdir(parents=True, exist_ok=True)
     model = DGNet.load(source / "bound.safetensors")
-    model.save(target / "bound.safetensors", torch.float16, **model.metadata); shutil.copy(source / "done.json", target)
+    model.save(target / "bound.safetensors", torch.float16, **model.metadata)
+    shutil.copy(source / "done.json", target)
 
 
 def ship(tier: str, dataset: str) -> Path:
-    "Copy one finished run of today's configuration, with its teacher and its bound. Raises FileNotFoundError when there is none."
+    """Copy one finished run of today's configuration, with its teacher and its bound. Raises FileNotFoundError when
+    there is none."""
     cfg = make_config(tier, dataset)
     source, target = LOCAL / "runs" / run_key(cfg), WEIGHTS / run_key(cfg)
-    if not read_done(source): raise FileNotFoundError(f"{source.name}: not trained yet. Train it first: get_run({tier!r}, {dataset!r})")
+    if not read_done(source):
+        raise FileNotFoundError(f"{source.name}: not trained yet. Train it first: get_run({tier!r}, {dataset!r})")
     keep = {teacher_folder(cfg).name} if dataset != "strangers" else set()
     for old in WEIGHTS.glob(f"{dataset}-{tier}-*"):
         if old.name not in keep: shutil.rmtree(old)
@@ -62,7 +66,9 @@ def ship(tier: str, dataset: str) -> Path:
     model = DGNet.load(source / "model.safetensors")
     model.save(target / "model.safetensors", torch.float16, **model.metadata)
     for f in ("done.json", "log.csv"): shutil.copy(source / f, target)
-    if dataset != "strangers": copy_teacher(teacher_folder(cfg), cfg, model.n_ids); copy_bound(cfg)
+    if dataset != "strangers":
+        copy_teacher(teacher_folder(cfg), cfg, model.n_ids)
+        copy_bound(cfg)
     return target
 
 
@@ -71,9 +77,10 @@ def row(folder: Path) -> str:
     about, size = read_done(folder), sum(f.stat().st_size for f in folder.iterdir()) / 1e6
     cfg = config_from_dict(about["config"])
     hours = (about["seconds"] + about["teacher_seconds"]) / 3600
-    return (f"| {cfg.tier}-{cfg.dataset} | {cfg.people:,} rendered people, {cfg.shots} photos of each, {cfg.height} × {cfg.width} | {hours:.1f} h | {about['device']} | {cfg.n_iter:,} "
-            f"| {recipe_words(cfg)} | {'rendered strangers' if cfg.g_init == 'rendered' else 'random weights'} | {size:.1f} |")
-
+    return (f"| {cfg.tier}-{cfg.dataset} | {cfg.people:,} rendered people, {cfg.shots} photos of each, {cfg.height} × "
+            f"{cfg.width} | {hours:.1f} h | {about['device']} | {cfg.n_iter:,} "
+            f"| {recipe_words(cfg)} | {'rendered strangers' if cfg.g_init == 'rendered' else 'random weights'} | "
+            f"{size:.1f} |")
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:

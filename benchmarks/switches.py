@@ -29,36 +29,44 @@ def together(*names: str) -> dict:
     "Several of them at once."
     return {k: v for name in names for k, v in BACK[name][1].items()}
 
-
-SWITCHES = {"eight": ("the eight changes that mini began with", {})} | BACK | {
-    "three": ("D3, D6 and D12 as the official code has them: mini today", together("cyc", "code_ramped", "fine_ramped")),
-    "four": ("D3, D6, D9 and D12 as the official code has them", together("cyc", "code_ramped", "fine_ramped", "teacher_train")),
-    "official": ("all of them: the official recipe", together(*BACK)),
-}
-COLUMNS = ("switch", "changed", "seed", "mAP", "R@1", "swap / copy", "low", "high", "self / copy", "sharpness", "minutes", "device", "date")
+SWITCHES = ({"eight": ("the eight changes that mini began with", {})} | BACK
+            | {"three": ("D3, D6 and D12 as the official code has them: mini today", together("cyc", "code_ramped",
+                                                                                              "fine_ramped")),
+               "four": ("D3, D6, D9 and D12 as the official code has them", together("cyc", "code_ramped",
+                                                                                     "fine_ramped", "teacher_train")),
+               "official": ("all of them: the official recipe", together(*BACK))})
+COLUMNS = ("switch", "changed", "seed", "mAP", "R@1", "swap / copy", "low", "high", "self / copy", "sharpness",
+           "minutes", "device", "date")
 
 
 def run_switch(name: str, seed: int, dataset: str = "duke") -> dict:
-    "One DG-Net at mini: mAP and rank-1 in per cent (both features), swap error over copying, sharpness over the truth's; all on validation people."
+    """One DG-Net at mini: mAP and rank-1 in per cent (both features), swap error over copying, sharpness over the
+    truth's; all on validation people."""
     said, changes = SWITCHES[name]
     run = get_run("mini", dataset, seed=seed, **BEGAN | changes)
     data = run.data
     marks = evaluate(run.model.E_a, data.val_query, data.val_gallery, run.config)["both"]
     swaps = true_swaps(run._replace(data=data._replace(gallery=data.val_gallery)))
     report, truth = swap_report(run.model.generate, swaps), swaps.truth / 255
-    sharp = sharpness(generate_all(run.model.generate, swaps.x_i, swaps.x_j), swaps.person) / sharpness(truth, swaps.person)
-    return {"switch": name, "changed": said, "seed": seed, "mAP": 100 * marks.mAP, "R@1": 100 * marks.rank1, "swap / copy": report.ratio.value, "low": report.ratio.low, "high": report.ratio.high,
-            "self / copy": float(report.own.person.mean() / report.copy.person.mean()), "sharpness": float(sharp), "minutes": run.provenance["seconds"] / 60,
-            "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
+    sharp = sharpness(generate_all(run.model.generate, swaps.x_i, swaps.x_j), swaps.person) / sharpness(truth,
+                                                                                                        swaps.person)
+    return {"switch": name, "changed": said, "seed": seed, "mAP": 100 * marks.mAP, "R@1": 100 * marks.rank1,
+            "swap / copy": report.ratio.value, "low": report.ratio.low, "high": report.ratio.high,
+            "self / copy": float(report.own.person.mean() / report.copy.person.mean()), "sharpness": float(sharp),
+            "minutes": run.provenance["seconds"] / 60, "device": device_name(default_device()),
+            "date": time.strftime("%Y-%m-%d")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SWITCHES, default=list(SWITCHES)); parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--out", type=Path, default=FIGURES / "switches.csv"); parser.add_argument("--list", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=SWITCHES, default=list(SWITCHES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=FIGURES / "switches.csv")
+    parser.add_argument("--list", action="store_true")
     a = parser.parse_args()
     if a.list: return print(*(f"{k:14s} {said}" for k, (said, _) in SWITCHES.items()), sep="\n")
-    torch.set_num_threads(1); keep_freed_memory()
+    torch.set_num_threads(1)
+    keep_freed_memory()
     a.out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
     for seed in a.seeds:
         for name in a.only:
@@ -68,6 +76,5 @@ def main() -> None:
                 if new: out.writeheader()
                 out.writerow({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-
 
 if __name__ == "__main__": main()

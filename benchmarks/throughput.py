@@ -54,7 +54,8 @@ def loader(case: dict) -> tuple:
     case["folder"] = tempfile.TemporaryDirectory()   # kept until the case is done with it
     folder = Path(case["folder"].name)
     few = photos(min(n, 64), h, w).permute(0, 2, 3, 1).numpy()
-    for k in range(n): Image.fromarray(few[k % len(few)]).save(folder / f"{k // 8 + 1:04d}_c{k % 6 + 1}s1_{k:06d}_00.jpg", quality=95)
+    for k in range(n):
+        Image.fromarray(few[k % len(few)]).save(folder / f"{k // 8 + 1:04d}_c{k % 6 + 1}s1_{k:06d}_00.jpg", quality=95)
     return lambda i: load_images(read_folder(folder, "train"), h, w, case["threads"]), n, 0.0
 
 
@@ -70,10 +71,12 @@ def sampler(case: dict) -> tuple:
     cfg = make_config("paper", height=h, width=w, batch=case["batch"], ea_init="random")
     images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8)
     labels = torch.arange(n) // 8
-    draw, rng, device = TripletSampler(labels, cfg.batch, 0), torch.Generator().manual_seed(0), torch.device(case["device"])
+    draw, rng, device = TripletSampler(labels, cfg.batch,
+                                       0), torch.Generator().manual_seed(0), torch.device(case["device"])
     images, labels = cache_on_device(images, device), labels.to(device)   # as `fit` does
     def many(k):
-        for _ in range(case["steps"]): batch_to(draw_batch(images, labels, draw, rng, cfg, device), device)
+        for _ in range(case["steps"]):
+            batch_to(draw_batch(images, labels, draw, rng, cfg, device), device)
     return many, 4 * cfg.batch * case["steps"], 0.0   # x_i, x_j and a positive for each
 
 
@@ -87,9 +90,11 @@ def features(case: dict) -> tuple:
     m, n = network(case["network"], case), case["n"]
     images = torch.randint(0, 256, (n, 3, m.cfg.height, m.cfg.width), dtype=torch.uint8)
     split = Split([""] * n, np.arange(n), np.ones(n, int), "query")
-    with torch.no_grad(), counting() as c: m.E_a(torch.zeros(1, 3, m.cfg.height, m.cfg.width, device=case["device"]))
+    with torch.no_grad(), counting() as c:
+        m.E_a(torch.zeros(1, 3, m.cfg.height, m.cfg.width, device=case["device"]))
     def f(k):
-        with torch.autocast(case["device"], torch.bfloat16, enabled=case["precision"] == "bfloat16"): embed(m.E_a, images, split, flip=True, batch=case["batch"])
+        with torch.autocast(case["device"], torch.bfloat16, enabled=case["precision"] == "bfloat16"):
+            embed(m.E_a, images, split, flip=True, batch=case["batch"])
     return f, n, 2 * c.flop
 
 
@@ -101,11 +106,12 @@ def generation(case: dict) -> tuple:
     m, n = network(case["network"], case), case["n"]
     images = torch.randint(0, 256, (n, 3, m.cfg.height, m.cfg.width), dtype=torch.uint8)
     x = torch.zeros(1, 3, m.cfg.height, m.cfg.width, device=case["device"])
-    with torch.no_grad(), counting() as c: m(x, x)
+    with torch.no_grad(), counting() as c:
+        m(x, x)
     def f(k):
-        with torch.autocast(case["device"], torch.bfloat16, enabled=case["precision"] == "bfloat16"): generate_all(m.generate, images, images.flip(0), case["batch"], torch.device(case["device"]))
+        with torch.autocast(case["device"], torch.bfloat16, enabled=case["precision"] == "bfloat16"):
+            generate_all(m.generate, images, images.flip(0), case["batch"], torch.device(case["device"]))
     return f, n, c.flop
-
 
 WORK = {"renderer": renderer, "loader": loader, "sampler": sampler, "features": features, "generation": generation}
 
@@ -117,8 +123,10 @@ def measure(case: dict) -> dict:
     for k in range(case["warm_up"]): f(k)
     t = statistics(timed(f, case["repeat"], case["device"]))
     size = case.get("image") or network_size(case["network"])
-    return {"work": case["work"], "network": case.get("network"), "precision": case.get("precision") or "float32", "image": f"{size[0]}x{size[1]}", "items": case["n"], "batch": case.get("batch"), **t,
-            "images": n, "images_s": n / t["median_ms"] * 1e3, "us_per_image": t["median_ms"] / n * 1e3, "gflop_per_image": flop / 1e9 or None, "gflop_s": flop * n / t["median_ms"] / 1e6 if flop else None,
+    return {"work": case["work"], "network": case.get("network"), "precision": case.get("precision") or "float32",
+            "image": f"{size[0]}x{size[1]}", "items": case["n"], "batch": case.get("batch"), **t, "images": n,
+            "images_s": n / t["median_ms"] * 1e3, "us_per_image": t["median_ms"] / n * 1e3, "gflop_per_image": flop
+            / 1e9 or None, "gflop_s": flop * n / t["median_ms"] / 1e6 if flop else None,
             "peak_mib": memory(case["device"])["peak"], "before_mib": before}
 
 
@@ -132,34 +140,48 @@ def cases(a: argparse.Namespace, device: str) -> list:
     "Two to four sizes of each kind of work."
     gpu, found = device == "cuda", []
     small, mid, large = (64, 32), (128, 64), (256, 128)
-    if a.quick: sizes = {"renderer": [(small, 4), (small, 8)], "loader": [(small, 16)], "sampler": [(small, 64)], "features": [("smoke", 8)], "generation": [("smoke", 8)]}
+    if a.quick:
+        sizes = {"renderer": [(small, 4), (small, 8)], "loader": [(small, 16)], "sampler": [(small, 64)],
+                 "features": [("smoke", 8)], "generation": [("smoke", 8)]}
     else:
         few, many = (256, 4096) if gpu else (16, 256)
         sizes = {"renderer": [(small, 64), (mid, 64), (large, 16), (large, 64)], "loader": [(small, 256), (small, 1024), (large, 256), (large, 1024)],
-                 "sampler": [(small, 1200), (small, 12_936), (large, 1200), (large, 12_936)],   # Market-1501 has 12,936 training photos
+                 # Market-1501 has 12,936 training photos
+                 "sampler": [(small, 1200), (small, 12_936), (large, 1200), (large, 12_936)],
                  "features": [("mini", 128), ("mini", 1024), ("paper", few), ("paper", 4 * few)], "generation": [("mini", 128), ("mini", 1024), ("paper", few), ("paper", 2 * few)]}
     for work in a.work or WORK:
         for what, n in sizes[work]:
             case = dict(work=work, n=n, warm_up=1, repeat=a.repeat or (2 if a.quick else 3))
             if work in ("features", "generation"):
-                found += [case | dict(network=what, precision=p, batch=a.batch or (256 if gpu else 16 if what == "paper" else 64)) for p in (["float32"] if a.quick else ["float32", "bfloat16"])]
-            elif work == "sampler": found.append(case | dict(image=what, batch=a.batch or 8, steps=2 if a.quick else 50))
-            else: found.append(case | dict(image=what))
+                found += ([case | dict(network=what, precision=p, batch=a.batch or (256 if gpu else 16 if what
+                                                                                    == "paper" else 64))
+                           for p in (["float32"] if a.quick else ["float32", "bfloat16"])])
+            elif work == "sampler":
+                found.append(case | dict(image=what, batch=a.batch or 8, steps=2 if a.quick else 50))
+            else:
+                found.append(case | dict(image=what))
     return found
 
 
 def finish(rows: list, peak: dict) -> dict:
     "Share of the peak, and the growth of the time with the work: 1 is in proportion."
-    for r in rows: r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
+    for r in rows:
+        r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
     grown = growth(rows, "items", ("work", "network", "precision", "image"))
-    found = [{"work": r["work"], "network": r["network"], "items": r["items"], "ratio": "bfloat16 / float32", "of": "images_s", "value": r["images_s"] / other["images_s"]}
-             for r in rows for other in rows if r["precision"] == "bfloat16" and other["precision"] == "float32" and all(r[k] == other[k] for k in ("work", "network", "items", "batch"))]
-    tables = growth_table(grown, "growth: time ~ items ^ exponent (sampler: items are the photos of the training set, and 0 is constant time)")
-    return {"growth": grown, "tables": tables, "ratios": found, "notes": ["of peak: the networks' counted arithmetic over the whole time, reading and converting images included"]}
+    found = [{"work": r["work"], "network": r["network"], "items": r["items"], "ratio": "bfloat16 / float32",
+              "of": "images_s", "value": r["images_s"] / other["images_s"]} for r in rows for other in rows
+             if r["precision"] == "bfloat16" and other["precision"] == "float32" and all(r[k] == other[k]
+                                                                                         for k in ("work", "network",
+                                                                                                   "items", "batch"))]
+    tables = growth_table(grown, "growth: time ~ items ^ exponent (sampler: items are the photos of the training set, "
+                          "and 0 is constant time)")
+    return {"growth": grown, "tables": tables, "ratios": found, "notes": ["of peak: the networks' counted arithmetic "
+                                                                          "over the whole time, reading and converting "
+                                                                          "images included"]}
 
-
-COLUMNS = {"work": "work", "network": "network", "precision": "precision", "image": "image", "items": "items", "batch": "batch", "median_ms": "ms", "spread": "spread", "images_s": "images/s",
-           "us_per_image": "us/image", "gflop_per_image": "GFLOP/image", "gflop_s": "GFLOP/s", "of_peak": "of peak", "peak_mib": "peak MiB"}
+COLUMNS = {"work": "work", "network": "network", "precision": "precision", "image": "image", "items": "items",
+           "batch": "batch", "median_ms": "ms", "spread": "spread", "images_s": "images/s", "us_per_image": "us/image",
+           "gflop_per_image": "GFLOP/image", "gflop_s": "GFLOP/s", "of_peak": "of peak", "peak_mib": "peak MiB"}
 
 
 def main() -> int:
@@ -167,6 +189,5 @@ def main() -> int:
     p.add_argument("--work", nargs="+", choices=WORK, help="default: all")
     p.add_argument("--batch", type=positive, help="images at a time; pairs in a batch of the sampler")
     return benchmark("throughput", __file__, p, cases, measure, finish, COLUMNS)
-
 
 if __name__ == "__main__": sys.exit(main())

@@ -38,7 +38,8 @@ class Backbone(nn.Module):
         for k, (n, stride) in enumerate(zip(blocks, (1, 2, 2, last_stride))):
             setattr(self, f"layer{k + 1}", self._layer(width * 2**k, n, stride))
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def _layer(self, planes: int, n: int, stride: int) -> nn.Sequential:
         c, layers = planes * self.block.expansion, []
@@ -52,7 +53,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c H W"]:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        if self.stem_pool: x = F.max_pool2d(x, 3, 2, 1)
+        if self.stem_pool:
+            x = F.max_pool2d(x, 3, 2, 1)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 # %% ../nbs/22_appearance.ipynb #25487484
@@ -67,10 +69,14 @@ def load_imagenet(
     "Load torchvision's ImageNet weights from a local file, strictly; says what it did in words."
     file = local_file(IMAGENET_FILE, IMAGENET_URL, "DGNET_IMAGENET", path, required)
     if file is None: return "random, from scratch"
-    try: state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{file}: not a torch state dict ({e}). Fetch {IMAGENET_FILE} again from {IMAGENET_URL}") from e
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise ValueError(
+            f"{file}: not a torch state dict ({e}). Fetch {IMAGENET_FILE} again from {IMAGENET_URL}") from e
     state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    try: backbone.load_state_dict(state)
+    try:
+        backbone.load_state_dict(state)
     except RuntimeError as e:
         raise ValueError(f"{file}: does not fit this network, which must be a full-size ResNet-50 "
                          f"(block='bottleneck', blocks=(3, 4, 6, 3), width=64). {str(e)[:200]}") from e
@@ -83,7 +89,8 @@ def first_weights(
     backbone: Backbone,                # changed in place
     weights: str | Path | None,        # "imagenet", a path to the file, or None: random
 ) -> str:
-    "What the backbone starts from, done and said in words; a file that was asked for and is not there raises FileNotFoundError."
+    """What the backbone starts from, done and said in words; a file that was asked for and is not there raises
+    FileNotFoundError."""
     if weights is None: return "random, from scratch"
     return load_imagenet(backbone, None if weights == "imagenet" else weights, required=True)
 
@@ -145,7 +152,8 @@ class AppearanceEncoder(nn.Module):
         drop_prim: float = 0.5,                  # dropout in the primary head
         drop_fine: float = 0.75,                 # dropout in the fine-grained head
         weights: str | Path | None = None,       # "imagenet", a path to the file, or None: random
-        code_heads: bool = False,                # heads on the flattened code (recipe "paper") instead of a global max pool
+        # heads on the flattened code (recipe "paper") instead of a global max pool
+        code_heads: bool = False,
     ):
         super().__init__()
         self.backbone = Backbone(block, blocks, width, stem_pool, last_stride=1)
@@ -165,7 +173,8 @@ class AppearanceEncoder(nn.Module):
 
     def start_from(self, backbone: Backbone, name: str) -> None:
         "Take over another ResNet's weights (the teacher's, say) and remember where they came from."
-        self.backbone.load_state_dict(backbone.state_dict()); self.init = name
+        self.backbone.load_state_dict(backbone.state_dict())
+        self.init = name
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> AppearanceOut:
         fmap = self.features(x)
@@ -176,7 +185,8 @@ class AppearanceEncoder(nn.Module):
 
 # %% ../nbs/22_appearance.ipynb #b17b2597
 class BaselineNet(nn.Module):
-    "The plain re-id network: the same ResNet with its stride kept, average pool, one head. The teacher, and the Baseline row of Table 3."
+    """The plain re-id network: the same ResNet with its stride kept, average pool, one head. The teacher, and the
+    Baseline row of Table 3."""
     def __init__(
         self,
         n_ids: int,                              # K
@@ -195,7 +205,8 @@ class BaselineNet(nn.Module):
 
     def start_from(self, backbone: Backbone, name: str) -> None:
         "As of `AppearanceEncoder`."
-        self.backbone.load_state_dict(backbone.state_dict()); self.init = name
+        self.backbone.load_state_dict(backbone.state_dict())
+        self.init = name
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> HeadOut:
         return self.head(self.backbone(x).mean((2, 3)))

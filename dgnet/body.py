@@ -22,24 +22,20 @@ def vectors(x, y, z):
     "Three numbers or batches as one `b 3`."
     return torch.stack(torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32) for v in (x, y, z))), -1)
 
-
 def turn_x(angle):
     "Rotation that tips `y` towards `z`, `b 3 3`."
     c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([i, o, o, o, c, -s, o, s, c], -1).view(-1, 3, 3)
-
 
 def turn_y(angle):
     "Rotation that turns `z` towards `x`, `b 3 3`."
     c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([c, o, s, o, i, o, -s, o, c], -1).view(-1, 3, 3)
 
-
 def in_frame(frame, x, y, z):
     "The vector (x, y, z) of a frame, in body axes."
     v = vectors(x, y, z).to(frame.device).expand(frame.shape[0], 3)
     return (frame @ v[..., None])[..., 0]
-
 
 class Skeleton(NamedTuple):
     "Joint positions and frames in body axes: x to the person's left, y up, z forward; feet on y = 0."
@@ -48,12 +44,10 @@ class Skeleton(NamedTuple):
     pelvis: Tensor  # "b 3 3"
     head: Tensor  # "b 3 3"
 
-
 def _bump(turn, centre, width):
     "A smooth periodic bump of height 1 in the walk cycle."
     d = (turn - centre + 0.5) % 1.0 - 0.5
     return torch.exp(-((d / width) ** 2))
-
 
 def leg(turn: Float[Tensor, "b"], stride: Float[Tensor, "b"]) -> Float[Tensor, "3 b"]:
     "Thigh, shin and foot angles of one leg at a phase of the walk; 0 = heel strike, toe-off near 0.6."
@@ -78,7 +72,6 @@ def _legs(s, pelvis):
         p[f"{name} heel"] = p[f"{name} ankle"] + in_frame(toe_out, 0.0, -0.02, -0.018)
         p[f"{name} toe"] = p[f"{name} ankle"] + in_frame(toe_out, 0.0, -0.026, 0.078)
     return p
-
 
 def _arms(s, chest, points):
     "Shoulders, elbows, wrists and hands; a hand that carries something swings less."
@@ -109,11 +102,13 @@ def skeleton(s: Structure) -> Skeleton:
     chest = turn_y(-0.14 * swing * (0.4 + 0.6 * s.arm_swing)) @ turn_x(s.lean + 0.03)
     head = turn_y(torch.deg2rad(s.head_turn)) @ turn_x(s.lean * 0.5)
     zero = torch.zeros_like(s.phase)
-    p = {"pelvis": vectors(zero, zero, zero), "waist": in_frame(chest, 0.0, 0.088, 0.0), "chest": in_frame(chest, 0.0, 0.205, 0.0)}
+    p = {"pelvis": vectors(zero, zero, zero), "waist": in_frame(chest, 0.0, 0.088, 0.0), "chest": in_frame(chest, 0.0,
+                                                                                                           0.205, 0.0)}
     p["neck"] = in_frame(chest, 0.0, 0.295, -0.004)
     p["head"] = p["neck"] + in_frame(head, 0.0, 0.092 * s.head, 0.012)
     p |= _legs(s, pelvis) | _arms(s, chest, p)
-    low = torch.stack([p[f"{n} {e}"][:, 1] - r for n in ("left", "right") for e, r in (("heel", 0.024), ("toe", 0.018))])
+    low = torch.stack([p[f"{n} {e}"][:, 1] - r for n in ("left", "right") for e,
+                       r in (("heel", 0.024), ("toe", 0.018))])
     up = torch.zeros_like(p["pelvis"])
     up[:, 1] = -low.amin(0)
     return Skeleton({k: v + up for k, v in p.items()}, chest, pelvis, head)
@@ -121,7 +116,6 @@ def skeleton(s: Structure) -> Skeleton:
 # %% ../nbs/11_body.ipynb #ef2fe412
 SLOTS = ("skin", "face", "hair", "torso", "sleeve", "trousers", "coat", "shoe", "sole", "carried")
 ZONES = ("limb", "trunk", "face", "skirt")  # how a texture is wrapped
-
 
 class Solids(NamedTuple):
     "n solids per person: a ball of radius `ra` rolled into one of radius `rb`, or a box; stretched by `size`."
@@ -133,7 +127,6 @@ class Solids(NamedTuple):
     slot: Tensor  # "n" index into SLOTS
     is_box: Tensor  # "n"
 
-
 class Builder:
     "Collects the solids of a batch of people."
 
@@ -142,11 +135,13 @@ class Builder:
 
     def add(self, slot, frame, centre, size, shape, texture=(0.0, 1.0, 0.0, 0.0), show=None, is_box=False):
         "One solid in its own frame; `show` hides it for some people."
-        b = lambda v: torch.stack([torch.as_tensor(x, dtype=torch.float32, device=self.like.device).expand_as(self.like) for x in v], -1)
+        def b(v):
+            return torch.stack([torch.as_tensor(x, dtype=torch.float32, device=self.like.device).expand_as(self.like)
+                                for x in v], -1)
         length, ra, rb, flat = shape
         gone = 0.0 if show is None else (~show) * 9.0
-        self.rows.append((frame.expand(len(self.like), 3, 3), centre, b(size), b((length, ra - gone, rb - gone, flat)), b(texture),
-                          SLOTS.index(slot), is_box))  # fmt: skip
+        self.rows.append((frame.expand(len(self.like), 3, 3), centre, b(size), b((length, ra - gone, rb - gone, flat)),
+                          b(texture), SLOTS.index(slot), is_box))
 
     def bone(self, slot, a, b, ra, rb, texture=(0.0, 1.0, 0.0, 0.0), flat=0.0, depth=1.0, show=None):
         "A round cone from point a to point b."
@@ -154,7 +149,8 @@ class Builder:
         y = (b - a) / length[:, None]
         x = vectors(1.0, 0.0, 0.0).to(y.device).expand_as(y)
         z = F.normalize(torch.linalg.cross(x, y), dim=-1)
-        self.add(slot, torch.stack([torch.linalg.cross(y, z), y, z], -1), a, (1.0, 1.0, depth), (length, ra, rb, flat), texture, show)
+        self.add(slot, torch.stack([torch.linalg.cross(y, z), y, z], -1), a, (1.0, 1.0, depth), (length, ra, rb, flat),
+                 texture, show)
 
     def ball(self, slot, frame, centre, size, texture=(0.0, 1.0, 0.0, 0.0), show=None):
         "An ellipsoid with the given half axes."
@@ -167,7 +163,8 @@ class Builder:
     def done(self) -> Solids:
         "Everything collected."
         *stacks, slot, is_box = zip(*self.rows)
-        return Solids(*(torch.stack(s, 1) for s in stacks), *(torch.tensor(v, device=self.like.device) for v in (slot, is_box)))
+        return Solids(*(torch.stack(s, 1) for s in stacks), *(torch.tensor(v, device=self.like.device)
+                                                              for v in (slot, is_box)))
 
 # %% ../nbs/11_body.ipynb #008c01a3
 def solids(appearance: Appearance, structure: Structure, bones: Skeleton) -> Solids:
@@ -177,36 +174,39 @@ def solids(appearance: Appearance, structure: Structure, bones: Skeleton) -> Sol
         add(B, bones, appearance, structure)
     return B.done()
 
-
 def _trunk(B, k, a, s):
     "Neck, chest, hips, shoulder line, collar and the shirt below the waist."
     p, g, wide = k.points, s.girth, s.shoulder
     coat = a.coat > 0
     puff = 1.0 + 0.05 * coat
-    trunk = lambda v, dv=1.0: (v, dv, 0.0, 1.0)  # heights are measured from the hip joint
+    def trunk(v, dv=1.0): return (v, dv, 0.0, 1.0)  # heights are measured from the hip joint
     B.bone("skin", p["neck"] + in_frame(k.chest, 0.0, -0.03, 0.0), p["head"], 0.031 * g, 0.028 * g)
     r_waist, r_chest = 0.079 * g * puff, 0.094 * g.sqrt() * puff
     B.add("torso", k.chest, p["waist"], (1.16 * wide, 1.0, 0.82), (0.106, r_waist, r_chest, 0.0), trunk(0.088))
     tucked = a.bottom_kind == 1  # into a skirt
     hem = torch.where(tucked, 0.02, a.top_hem)
     B.add("trousers", k.pelvis, p["pelvis"] + in_frame(k.pelvis, 0.0, 0.0, -0.004), (1.12 * s.hip, 1.0, 0.92),
-          (0.05, 0.082 * g, 0.074 * g, 0.0), (0.0, 1.0, 0.03, 1.0))  # fmt: skip
+          (0.05, 0.082 * g, 0.074 * g, 0.0), (0.0, 1.0, 0.03, 1.0))
     down = k.pelvis @ torch.diag(torch.tensor([1.0, -1.0, -1.0], device=g.device))
-    B.add("torso", down, p["pelvis"] + in_frame(k.pelvis, 0.0, 0.115, -0.002), (1.17 * torch.maximum(wide, s.hip), 1.0, 0.92),
-          (0.03 + hem, r_waist - 0.002, torch.where(tucked, 0.080, 0.091 + 0.02 * hem) * g, 2.0), trunk(0.115, -1.0), show=~coat)  # fmt: skip
+    B.add("torso", down, p["pelvis"] + in_frame(k.pelvis, 0.0, 0.115, -0.002), (1.17 * torch.maximum(wide, s.hip), 1.0,
+                                                                                0.92), (0.03 + hem, r_waist - 0.002,
+                                                                                        torch.where(tucked, 0.080, 0.091
+                                                                                                    + 0.02 * hem) * g,
+                                                                                        2.0), trunk(0.115, -1.0),
+          show=~coat)
     for side, name in ((-1.0, "right"), (1.0, "left")):
         inner = p["chest"] + in_frame(k.chest, side * 0.03, 0.074, -0.008)
         outer = p[f"{name} shoulder"] + in_frame(k.chest, -side * 0.006, 0.002, 0.0)
         B.bone("torso", inner, outer, 0.028 * g * puff, 0.035 * g * puff, (0.27, 0.0, 0.0, 0.0))
     ring = 0.038 * g + 0.006 * coat
-    B.bone("sleeve", p["neck"] + in_frame(k.chest, 0.0, -0.022, 0.004), p["neck"] + in_frame(k.chest, 0.0, 0.002 + 0.010 * coat, 0.006),
-           ring + 0.004, ring - 0.003, (0.28, 0.0, 0.0, 0.0), flat=2.0)  # fmt: skip
-
+    B.bone("sleeve", p["neck"] + in_frame(k.chest, 0.0, -0.022, 0.004), p["neck"] + in_frame(k.chest, 0.0, 0.002 + 0.010
+                                                                                             * coat, 0.006), ring
+           + 0.004, ring - 0.003, (0.28, 0.0, 0.0, 0.0), flat=2.0)
 
 def _head(B, k, a, s):
     "Head, nose and ears."
     p, h = k.points, s.head
-    c = lambda x, y, z: p["head"] + in_frame(k.head, x * h, y * h, z * h)
+    def c(x, y, z): return p["head"] + in_frame(k.head, x * h, y * h, z * h)
     B.ball("face", k.head, c(0.0, -0.004, 0.0), (0.052 * h, 0.069 * h, 0.060 * h), (0.0, 0.069, 0.0, 2.0))
     B.bone("skin", c(0.0, -0.022, 0.012), c(0.0, -0.046, 0.026), 0.040 * h, 0.024 * h)
     B.ball("skin", k.head, c(0.0, -0.014, 0.060), (0.008 * h, 0.013 * h, 0.010 * h))
@@ -217,28 +217,28 @@ def _head(B, k, a, s):
 def _hair(B, k, a, s):
     "A cap of hair that leaves the face free, and what the style adds."
     p, h, n = k.points, s.head, s.hair_length
-    c = lambda x, y, z: p["head"] + in_frame(k.head, x * h, y * h, z * h)
-    has = lambda *names: sum((s.hair_style == HAIR.index(m)) for m in names).bool()
+    def c(x, y, z): return p["head"] + in_frame(k.head, x * h, y * h, z * h)
+    def has(*names): return sum((s.hair_style == HAIR.index(m)) for m in names).bool()
     thick = 0.003 + 0.005 * n + has("afro") * (0.012 + 0.012 * n) - has("cropped") * 0.003
-    B.ball("hair", k.head, c(0.0, 0.019 + 0.7 * thick, -0.012 - 0.6 * thick), ((0.054 + thick) * h, (0.058 + thick) * h, (0.056 + thick) * h))
+    B.ball("hair", k.head, c(0.0, 0.019 + 0.7 * thick, -0.012 - 0.6 * thick), ((0.054 + thick) * h, (0.058 + thick) * h,
+                                                                               (0.056 + thick) * h))
     low = c(0.0, -0.035 - 0.02 * n - has("long") * (0.045 + 0.05 * n), -0.034 - 0.012 * has("long"))
-    B.bone("hair", c(0.0, 0.012, -0.022), low, 0.057 * h, (0.054 + 0.007 * has("bob") - 0.006 * has("long")) * h, flat=1.0,
-           depth=0.76, show=has("bob", "long"))  # fmt: skip
+    B.bone("hair", c(0.0, 0.012, -0.022), low, 0.057 * h, (0.054 + 0.007 * has("bob") - 0.006 * has("long")) * h,
+           flat=1.0, depth=0.76, show=has("bob", "long"))
     B.bone("hair", c(0.0, 0.03, -0.068), c(0.0, -0.06 - 0.06 * n, -0.096), 0.021 * h, 0.011 * h, show=has("ponytail"))
     B.ball("hair", k.head, c(0.0, 0.060, -0.056), (0.03 * h, 0.028 * h, 0.03 * h), show=has("bun"))
     B.bone("hair", c(0.0, 0.034, 0.03), c(0.0, 0.024, 0.092), 0.048 * h, 0.032 * h, depth=0.2, show=has("cap"))
-
 
 def _sleeve(B, slot, joints, radii, reach, show, height, push=0.0):
     "Cloth over a two-bone limb, from its start down to `reach` (0..1 of its length), cut off flat."
     (a, b, c), (ra, rb, rc) = joints, radii
     lower = reach > 0.55
     t = torch.where(lower, torch.ones_like(reach), (reach * 2).clamp(0.06, 1.0))
-    B.bone(slot, a, a + (b - a) * t[:, None], ra, ra + (rb - ra) * t + 0.004 * ~lower, (height, -1.0, push, 0.0), flat=(~lower).float(),
-           show=show)  # fmt: skip
+    B.bone(slot, a, a + (b - a) * t[:, None], ra, ra + (rb - ra) * t + 0.004 * ~lower, (height, -1.0, push, 0.0),
+           flat=(~lower).float(), show=show)
     t = (reach * 2 - 1).clamp(0.06, 1.0)
-    B.bone(slot, b, b + (c - b) * t[:, None], rb, rb + (rc - rb) * t, (height - 0.2, -1.0, push, 0.0), flat=1.0, show=show & lower)
-
+    B.bone(slot, b, b + (c - b) * t[:, None], rb, rb + (rc - rb) * t, (height - 0.2, -1.0, push, 0.0), flat=1.0,
+           show=show & lower)
 
 def _arms_on(B, k, a, s):
     "Arms, hands and sleeves."
@@ -250,7 +250,8 @@ def _arms_on(B, k, a, s):
         B.bone("skin", sh, el, 0.033 * g, 0.026 * g, show=reach < 0.9)
         B.bone("skin", el, wr, 0.026 * g, 0.018 * g)
         B.bone("skin", wr, p[f"{n} hand"], 0.017 * g, 0.020 * g, depth=0.8)
-        _sleeve(B, "sleeve", (sh, el, wr), (0.034 * g + loose, 0.028 * g + loose, 0.021 * g + loose), reach, reach > 0.03, 0.27)
+        _sleeve(B, "sleeve", (sh, el, wr), (0.034 * g + loose, 0.028 * g + loose, 0.021 * g + loose), reach,
+                reach > 0.03, 0.27)
 
 # %% ../nbs/11_body.ipynb #a8f65fc7
 def _legs_on(B, k, a, s):
@@ -273,31 +274,33 @@ def _legs_on(B, k, a, s):
         down = 0.010 * F.normalize(torch.linalg.cross(toe - heel, across), dim=-1)
         B.bone("shoe", heel, toe, 0.027, 0.021, depth=0.9)
         B.bone("sole", heel - down, toe - down, 0.0275, 0.0215, depth=0.6)
-        B.bone("shoe", an - 0.01 * F.normalize(kn - an, dim=-1), an + (kn - an) * (0.06 + 0.5 * a.boot)[:, None], 0.026 * g,
-               0.026 * g + 0.016 * a.boot, (0.0, 1.0, 0.03, 0.0), flat=1.0)  # fmt: skip
-
+        B.bone("shoe", an - 0.01 * F.normalize(kn - an, dim=-1), an + (kn - an) * (0.06 + 0.5 * a.boot)[:, None],
+               0.026 * g, 0.026 * g + 0.016 * a.boot, (0.0, 1.0, 0.03, 0.0), flat=1.0)
 
 def _skirts_on(B, k, a, s):
     "A skirt, and the part of a coat below the waist: flared, flat at the hem, wider for a longer stride."
     p, g = k.points, s.girth
     long = 0.44 * a.bottom_length + 0.06
     down = k.pelvis @ torch.diag(torch.tensor([1.0, -1.0, -1.0], device=g.device))
-    for slot, top, drop, extra, show in (("trousers", 0.06, long + 0.03, 0.0, a.bottom_kind == 1), ("coat", 0.11, a.coat + 0.03, 0.006, a.coat > 0)):
+    for slot, top, drop, extra, show in (("trousers", 0.06, long + 0.03, 0.0, a.bottom_kind == 1),
+                                         ("coat", 0.11, a.coat + 0.03, 0.006, a.coat > 0)):
         start = p["pelvis"] + in_frame(k.pelvis, 0.0, top, -0.002)
         wide = (0.084 if slot == "coat" else 0.083) * g + extra
         hem = wide + drop * ((0.05 if slot == "coat" else 0.10) + 0.06 * s.stride) + 0.006
-        B.add(slot, down, start, (1.13 * s.hip, 1.0, 0.93 + 0.9 * s.stride * (drop - 0.1).clamp(min=0)), (drop, wide, hem, 2.0),
-              (top, -1.0, 0.03 if slot == "trousers" else 0.0, 3.0), show)  # fmt: skip
+        B.add(slot, down, start, (1.13 * s.hip, 1.0, 0.93 + 0.9 * s.stride * (drop - 0.1).clamp(min=0)),
+              (drop, wide, hem, 2.0), (top, -1.0, 0.03 if slot == "trousers" else 0.0, 3.0), show)
 
 # %% ../nbs/11_body.ipynb #c5e83bbb
 def _bags_on(B, k, a, s):
     "Backpack with straps, shoulder bag with strap."
     p, z, side = k.points, s.carried_size, s.carried_side
-    kind = lambda n: s.carried == CARRIED.index(n)
+    def kind(n): return s.carried == CARRIED.index(n)
     pack, bag = kind("backpack"), kind("shoulder bag")
-    on = lambda x, y, d: p["chest"] + in_frame(k.chest, x, y, d)
-    B.add("carried", k.chest, on(0.0, -0.085, -0.094 - 0.016 * z), (1.3, 1.0, 0.85), (0.115 * z, 0.062 * z, 0.056 * z, 0.0), show=pack)
-    B.add("carried", k.chest, on(0.0, -0.085, -0.128 - 0.045 * z), (1.5, 1.0, 0.7), (0.03 * z, 0.038 * z, 0.034 * z, 0.0), show=pack)
+    def on(x, y, d): return p["chest"] + in_frame(k.chest, x, y, d)
+    B.add("carried", k.chest, on(0.0, -0.085, -0.094 - 0.016 * z), (1.3, 1.0, 0.85), (0.115 * z, 0.062 * z, 0.056 * z,
+                                                                                      0.0), show=pack)
+    B.add("carried", k.chest, on(0.0, -0.085, -0.128 - 0.045 * z), (1.5, 1.0, 0.7), (0.03 * z, 0.038 * z, 0.034 * z,
+                                                                                     0.0), show=pack)
     for x in (-1.0, 1.0):
         q = [on(x * 0.058, 0.10, -0.02), on(x * 0.064, 0.045, 0.071), on(x * 0.078, -0.07, 0.055)]
         B.bone("carried", q[0], q[1], 0.0125, 0.0125, show=pack)
@@ -309,12 +312,11 @@ def _bags_on(B, k, a, s):
         B.bone("carried", on(-side * 0.072, 0.098, -0.004), middle, 0.010, 0.010, show=bag)
         B.bone("carried", middle, hip + in_frame(k.pelvis, 0.0, 0.05, d * 0.03), 0.010, 0.010, show=bag)
 
-
 def _luggage_on(B, k, a, s):
     "Handbag, suitcase on wheels, or a folder under the arm."
     p, z, side = k.points, s.carried_size, s.carried_side
-    kind = lambda n: s.carried == CARRIED.index(n)
-    off = lambda x, y, d: torch.stack(torch.broadcast_tensors(x, y + 0 * z, d + 0 * z), -1)
+    def kind(n): return s.carried == CARRIED.index(n)
+    def off(x, y, d): return torch.stack(torch.broadcast_tensors(x, y + 0 * z, d + 0 * z), -1)
     hand = torch.where((side > 0)[:, None], p["left hand"], p["right hand"])
     eye = torch.eye(3, device=z.device)
     drop = hand + off(side * 0.014, -0.085 - 0.03 * z, 0.0)
@@ -327,5 +329,7 @@ def _luggage_on(B, k, a, s):
     B.box("carried", tip, case, (0.080 * z, half, 0.046 * z), show=kind("suitcase"))
     for d in (-1.0, 1.0):
         B.bone("carried", hand, case + in_frame(tip, d * 0.045 * z, half, 0.0), 0.0065, 0.0065, show=kind("suitcase"))
-        B.ball("sole", tip, case + in_frame(tip, d * 0.06 * z, -half - 0.004, -0.02), (0.012, 0.018, 0.018), show=kind("suitcase"))
-    B.box("carried", eye, hand + off(-side * 0.012, 0.03 + 0 * z, 0.012), (0.010 * z, 0.08 * z, 0.06 * z), show=kind("folder"))
+        B.ball("sole", tip, case + in_frame(tip, d * 0.06 * z, -half - 0.004, -0.02), (0.012, 0.018, 0.018),
+               show=kind("suitcase"))
+    B.box("carried", eye, hand + off(-side * 0.012, 0.03 + 0 * z, 0.012), (0.010 * z, 0.08 * z, 0.06 * z),
+          show=kind("folder"))

@@ -45,7 +45,8 @@ def draw_true_swaps(
     "Pairs of training photos with their true swaps."
     i = torch.arange(len(images)).repeat(copies)
     j = torch.randint(len(images), (len(i),), generator=torch.Generator().manual_seed(cfg.seed))
-    drawn = [to_uint8(render(take_rows(appearance, a), take_rows(structure, s), cfg.height, cfg.width).image) for a, s in zip(i.split(batch), j.split(batch))]
+    drawn = [to_uint8(render(take_rows(appearance, a), take_rows(structure, s), cfg.height, cfg.width).image) for a,
+             s in zip(i.split(batch), j.split(batch))]
     return TrueSwaps(images, i, j, torch.cat(drawn))
 
 # %% ../nbs/39_bound.ipynb #6b000010
@@ -75,12 +76,16 @@ class BoundState:
 
     def state_dict(self) -> dict:
         "The state as plain tensors and numbers."
-        return {"makers": self.makers.state_dict(), "optimiser": self.optimiser.state_dict(), "rng": self.rng.get_state(), "it": self.it, "seconds": self.seconds, "key": self.key}
+        return {"makers": self.makers.state_dict(), "optimiser": self.optimiser.state_dict(),
+                "rng": self.rng.get_state(), "it": self.it, "seconds": self.seconds, "key": self.key}
 
     def load_state_dict(self, state: dict) -> None:
         "Go on exactly where `state` was taken. Raises ValueError for the state of another bound."
-        if state["key"] != self.key: raise ValueError(f"this checkpoint belongs to {state['key']}, not to {self.key}")
-        self.makers.load_state_dict(state["makers"]); self.optimiser.load_state_dict(state["optimiser"]); self.rng.set_state(state["rng"])
+        if state["key"] != self.key:
+            raise ValueError(f"this checkpoint belongs to {state['key']}, not to {self.key}")
+        self.makers.load_state_dict(state["makers"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.set_state(state["rng"])
         self.it, self.seconds = state["it"], state["seconds"]
 
 # %% ../nbs/39_bound.ipynb #6b000014
@@ -91,14 +96,19 @@ def bound_step(
     "One step of E_s and G towards true swaps. Returns the loss."
     cfg = state.cfg
     scale = 0.1 ** sum(state.it >= d * state.n_iter for d in cfg.decay_at)
-    for group in state.optimiser.param_groups: group["lr"] = cfg.lr_gen * scale
+    for group in state.optimiser.param_groups:
+        group["lr"] = cfg.lr_gen * scale
     rows = torch.randint(len(swaps.i), (2 * cfg.batch,), generator=state.rng)
-    def load(v, index): return from_uint8(index_to_device(v, index, state.device)).to(memory_format=torch.channels_last)
+    def load(v, index):
+        return from_uint8(index_to_device(v, index, state.device)).to(memory_format=torch.channels_last)
     x_i, x_j, truth = load(swaps.images, swaps.i[rows]), load(swaps.images, swaps.j[rows]), load(swaps.truth, rows)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-        with evaluating(state.model.E_a): a = state.model.E_a.encode(x_i)
+        with evaluating(state.model.E_a):
+            a = state.model.E_a.encode(x_i)
         loss = l_img(truth, state.model.G(a, state.model.E_s(grey(x_j))))
-    state.optimiser.zero_grad(set_to_none=True); loss.backward(); state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimiser.step()
     state.it += 1
     return loss.detach()
 
@@ -115,15 +125,20 @@ def train_bound(
     path = folder and folder / "state.pt"
     load_state(state, path)
     if state.device.type == "cpu": keep_freed_memory()
-    swaps = swaps._replace(images=cache_on_device(swaps.images, state.device), truth=cache_on_device(swaps.truth, state.device))
+    swaps = swaps._replace(images=cache_on_device(swaps.images, state.device), truth=cache_on_device(swaps.truth,
+                                                                                                     state.device))
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < state.n_iter:
         loss = bound_step(state, swaps)
         state.seconds = time.monotonic() - began
         save = path and time.monotonic() - saved > save_every
         if state.it % every == 0 or save: check_losses({"bound": loss.item()}, state.it)
-        if state.it % every == 0 and report: report(Progress(state.it, state.n_iter, state.seconds), {"bound": loss.item()})
-        if save: check_weights(state.model, state.it); save_state(state, path); saved = time.monotonic()
+        if state.it % every == 0 and report:
+            report(Progress(state.it, state.n_iter, state.seconds), {"bound": loss.item()})
+        if save:
+            check_weights(state.model, state.it)
+            save_state(state, path)
+            saved = time.monotonic()
     check_weights(state.model, state.it)
     if path: path.unlink(missing_ok=True)
     return state.model.eval()

@@ -65,34 +65,44 @@ _UNKNOWN = "not known here"
 _RESEARCH = "research, on your own machine; pass on neither photos nor what is drawn from them"
 
 def _cuhk03(boxes: str, train: int, gallery: int) -> Card:
-    return Card(f"CUHK03-NP, {boxes}", "The Chinese University of Hong Kong: Li et al., CVPR 2014; this split: Zhong et al., CVPR 2017", _UNKNOWN, "withdrawn or not: " + _UNKNOWN, _RESEARCH,
-                2, {"train": Count(train, 767), "query": Count(1400, 700), "gallery": Count(gallery, 700)})
+    return Card(f"CUHK03-NP, {boxes}", "The Chinese University of Hong Kong: Li et al., CVPR 2014; this split: Zhong "
+                "et al., CVPR 2017", _UNKNOWN, "withdrawn or not: " + _UNKNOWN, _RESEARCH, 2,
+                {"train": Count(train, 767), "query": Count(1400, 700), "gallery": Count(gallery, 700)})
 
-def _own(title: str) -> Card: return Card(title, "you", "yours to know, and the wish of those in the photos", "–", "as those in the photos allow")
+def _own(title: str) -> Card:
+    return Card(title, "you", "yours to know, and the wish of those in the photos", "–", "as those in the photos allow")
 
-CARDS = {
-    "market": Card("Market-1501", "Tsinghua University: Zheng et al., ICCV 2015",
-        "its readme: 'should be used for research only. Please DO NOT distribute or use it for commercial purpose.'", "withdrawn or not: " + _UNKNOWN, _RESEARCH,
-        6, {"train": Count(12936, 751, 0, 0), "query": Count(3368, 750, 0, 0), "gallery": Count(19732, 750, 3819, 2798)}, (128, 64)),
-    "duke": Card("DukeMTMC-reID", "Duke University: Ristani et al., ECCV workshops 2016; as a re-id set: Zheng et al., ICCV 2017", _UNKNOWN, "WITHDRAWN by its owners",
-        "none that is new: take another set, or the rendered duke world", 8, {"train": Count(16522, 702), "query": Count(2228, 702), "gallery": Count(17661, 1110)}),
-    "msmt17": Card("MSMT17", "Peking University: Wei et al., CVPR 2018", _UNKNOWN, "reported as taken offline (issue 229 of deep-person-reid); ask its owners", _RESEARCH,
-        15, {"train": Count(32621, 1041), "query": Count(11659, 3060), "gallery": Count(82161, 3060)}, disjoint=False),
-    "cuhk03": _cuhk03("detected", 7365, 5332),
-    "cuhk03-labeled": _cuhk03("labeled", 7368, 5328),
-    "folder": _own("photos of your own"),
-    "csv": _own("photos of your own, listed in a CSV"),
-    "synthetic": Card("a rendered world", "dgnet.synthetic", "Apache-2.0, as this project", "not withdrawn", "anything: nobody is in the pictures", real=False),
-}
+CARDS = {"market": Card("Market-1501", "Tsinghua University: Zheng et al., ICCV 2015", "its readme: 'should be used "
+                        "for research only. Please DO NOT distribute or use it for commercial purpose.'",
+                        "withdrawn or not: " + _UNKNOWN, _RESEARCH, 6, {"train": Count(12936, 751, 0, 0),
+                                                                        "query": Count(3368, 750, 0, 0),
+                                                                        "gallery": Count(19732, 750, 3819, 2798)},
+                        (128, 64)), "duke": Card("DukeMTMC-reID", "Duke University: Ristani et al., ECCV workshops "
+                                                 "2016; as a re-id set: Zheng et al., ICCV 2017", _UNKNOWN,
+                                                 "WITHDRAWN by its owners", "none that is new: take another set, or "
+                                                 "the rendered duke world", 8, {"train": Count(16522, 702),
+                                                                                "query": Count(2228, 702),
+                                                                                "gallery": Count(17661, 1110)}),
+         "msmt17": Card("MSMT17", "Peking University: Wei et al., CVPR 2018", _UNKNOWN,
+                        "reported as taken offline (issue 229 of deep-person-reid); ask its owners", _RESEARCH, 15,
+                        {"train": Count(32621, 1041), "query": Count(11659, 3060), "gallery": Count(82161, 3060)},
+                        disjoint=False), "cuhk03": _cuhk03("detected", 7365, 5332), "cuhk03-labeled": _cuhk03("labeled",
+                                                                                                              7368,
+                                                                                                              5328),
+         "folder": _own("photos of your own"), "csv": _own("photos of your own, listed in a CSV"),
+         "synthetic": Card("a rendered world", "dgnet.synthetic", "Apache-2.0, as this project", "not withdrawn",
+                           "anything: nobody is in the pictures", real=False)}
 
 # %% ../nbs/50_check.ipynb #0a4c1385
 def card_text(
     card: Card,
 ) -> str:
     "A card, one fact per line."
-    lines = [card.title, f"  source   {card.source}", f"  terms    {card.terms}", f"  status   {card.status}", f"  use      {card.use}"]
+    lines = [card.title, f"  source   {card.source}", f"  terms    {card.terms}", f"  status   {card.status}",
+             f"  use      {card.use}"]
     if card.cameras: lines.append(f"  cameras  {card.cameras}")
-    return "\n".join(lines + [f"  {name:8s} {n.photos:,} photos of {n.people:,} people" for name, n in card.counts.items()])
+    return "\n".join(lines + [f"  {name:8s} {n.photos:,} photos of {n.people:,} people" for name,
+                              n in card.counts.items()])
 
 # %% ../nbs/50_check.ipynb #ee62e5c3
 class Kind(NamedTuple):
@@ -155,11 +165,19 @@ def check_names(
     "Stray files, photos that were passed over, double endings."
     found, used = [], {p for s in data.splits for p in s.paths}
     for s in data.splits:
-        lists = data.name == "csv" or data.name == "msmt17" and not s.name.startswith("val")   # a list names the photos; elsewhere the folder does
+        # a list names the photos; elsewhere the folder does
+        # a list names the photos; elsewhere the folder does
+        # a list names the photos; elsewhere the folder does
+        # a list names the photos; elsewhere the folder does
+        lists = data.name == "csv" or data.name == "msmt17" and not s.name.startswith("val")
         for folder in sorted({p.parent for p in s.paths}):
-            with os.scandir(folder) as entries: names = sorted(e.name for e in entries if not e.is_dir())
-            found += [Finding("stray", s.name, _shown(folder / n, data.root), stray_kind(n)) for n in names if not is_photo(n)]
-            if lists: found += [Finding("unlisted", s.name, _shown(folder / n, data.root)) for n in names if is_photo(n) and folder / n not in used]
+            with os.scandir(folder) as entries:
+                names = sorted(e.name for e in entries if not e.is_dir())
+            found += [Finding("stray", s.name, _shown(folder / n, data.root), stray_kind(n)) for n in names
+                      if not is_photo(n)]
+            if lists:
+                found += [Finding("unlisted", s.name, _shown(folder / n, data.root)) for n in names if is_photo(n)
+                          and folder / n not in used]
         found += [Finding("name", s.name, _shown(Path(n), data.root)) for n in s.ignored if is_photo(n)]
         found += [Finding("double", s.name, _shown(p, data.root)) for p in s.paths if is_photo(p.stem)]
     return list(dict.fromkeys(f if f.kind in ("name", "double") else f._replace(split="") for f in found))
@@ -173,18 +191,23 @@ def differences(
     found = []
     for s in data.splits:
         for field, here, there in zip(Count._fields, count(s), card.counts.get(s.name, (None,) * 4)):
-            if there is not None and here != there: found.append(Finding("counts", s.name, field, f"{here:,}, published {there:,}"))
+            if there is not None and here != there:
+                found.append(Finding("counts", s.name, field, f"{here:,}, published {there:,}"))
     seen = {int(c) for s in (data.train, data.query, data.gallery) for c in np.unique(s.cams) if c >= 0}
-    return found + ([Finding("counts", "", "cameras", f"{len(seen)}, published {card.cameras}")] if card.cameras and len(seen) != card.cameras else [])
+    return found + ([Finding("counts", "", "cameras", f"{len(seen)}, published {card.cameras}")] if card.cameras
+                    and len(seen) != card.cameras else [])
 
 def card_of(
     data: ReidData,
     own: bool = False,  # photos of one's own, though in the layout of a known set
 ) -> Card:
     "The card of a dataset; of a tree of folders or a CSV by its counts."
-    if own: return CARDS["folder"]._replace(disjoint=data.name != "msmt17")   # there, a number in the test half is another person
-    if (data.root / "factors.csv").is_file(): return CARDS["synthetic"]._replace(disjoint=data.name != "msmt17")
-    if data.name in ("folder", "csv"): return next((c for c in CARDS.values() if c.counts and not differences(data, c)), CARDS[data.name])
+    # there, a number in the test half is another person
+    if own: return CARDS["folder"]._replace(disjoint=data.name != "msmt17")
+    if (data.root / "factors.csv").is_file():
+        return CARDS["synthetic"]._replace(disjoint=data.name != "msmt17")
+    if data.name in ("folder", "csv"):
+        return next((c for c in CARDS.values() if c.counts and not differences(data, c)), CARDS[data.name])
     return CARDS["cuhk03-labeled" if data.name == "cuhk03" and data.root.name == "labeled" else data.name]
 
 # %% ../nbs/50_check.ipynb #bc11cabd
@@ -194,7 +217,8 @@ def unanswered(
 ) -> np.ndarray:
     "Mask of the queries without a true match, by the camera rule."
     seen, here = Counter(gallery.ids.tolist()), Counter(zip(gallery.ids.tolist(), gallery.cams.tolist()))
-    left = [seen[i] - (here[i, c] if c >= 0 else 0) if i != -1 else 0 for i, c in zip(query.ids.tolist(), query.cams.tolist())]
+    left = [seen[i] - (here[i, c] if c >= 0 else 0) if i != -1 else 0 for i, c in zip(query.ids.tolist(),
+                                                                                      query.cams.tolist())]
     return np.array(left, dtype=np.int64) == 0
 
 # %% ../nbs/50_check.ipynb #9dbf8842
@@ -209,16 +233,23 @@ def check_people(
     people, n = np.unique(train.ids[train.ids > 0], return_counts=True)
     found += [Finding("single", "train", f"person {p}") for p in people[n == 1]]
     if card.disjoint and data.query.n:
-        found += [Finding("shared", s.name, f"person {p}") for s in data.splits[1:] for p in np.intersect1d(people, s.people)]
-    if not (data.query.n and data.gallery.n): found.append(Finding("untested", "", "query or gallery is empty"))
+        found += [Finding("shared", s.name, f"person {p}") for s in data.splits[1:] for p in np.intersect1d(people,
+                                                                                                            s.people)]
+    if not (data.query.n and data.gallery.n):
+        found.append(Finding("untested", "", "query or gallery is empty"))
     for q, g in ((data.query, data.gallery), (data.val_query, data.val_gallery)):
         if q is None or g is None or not q.n: continue
         cams = np.concatenate([q.cams, g.cams])
-        if (cams < 0).all(): found.append(Finding("no cameras", q.name, ""))
-        elif (cams < 0).any(): found += [Finding("cameras", s.name, _shown(s.paths[k], data.root)) for s in (q, g) for k in np.flatnonzero(s.cams < 0)]
+        if (cams < 0).all():
+            found.append(Finding("no cameras", q.name, ""))
+        elif (cams < 0).any():
+            found += [Finding("cameras", s.name, _shown(s.paths[k], data.root)) for s in (q, g)
+                      for k in np.flatnonzero(s.cams < 0)]
         lost = unanswered(q, g)
-        if lost.all(): found.append(Finding("lost", q.name, f"all {q.n} queries"))
-        else: found += [Finding("unanswered", q.name, _shown(q.paths[k], data.root)) for k in np.flatnonzero(lost)]
+        if lost.all():
+            found.append(Finding("lost", q.name, f"all {q.n} queries"))
+        else:
+            found += [Finding("unanswered", q.name, _shown(q.paths[k], data.root)) for k in np.flatnonzero(lost)]
     return found
 
 # %% ../nbs/50_check.ipynb #d99cee00
@@ -239,9 +270,11 @@ def decode(
             im.load()
             seen = to_rgb(im)
             return PhotoFacts(im.mode, seen.height, seen.width, "", "")
-    except PermissionError: return PhotoFacts("", 0, 0, "locked", "")
+    except PermissionError:
+        return PhotoFacts("", 0, 0, "locked", "")
     except Exception as e:   # a damaged file can make a decoder raise anything
-        if path.is_file() and path.stat().st_size == 0: return PhotoFacts("", 0, 0, "empty", "0 bytes")
+        if path.is_file() and path.stat().st_size == 0:
+            return PhotoFacts("", 0, 0, "empty", "0 bytes")
         fault = "truncated" if "truncated" in str(e).lower() else "broken"
         return PhotoFacts("", 0, 0, fault, type(e).__name__)
 
@@ -267,8 +300,10 @@ def judge(
 ) -> list:
     "Kinds and details of what is odd about a photo."
     if seen.fault: return [(seen.fault, seen.detail)]
-    odd = (seen.height, seen.width) != size if size else min(seen.height, seen.width) < SMALL or seen.width > seen.height
-    return ([("mode", seen.mode)] if seen.mode != "RGB" else []) + ([("size", f"{seen.height} x {seen.width}")] if odd else [])
+    odd = (seen.height, seen.width) != size if size else min(seen.height,
+                                                             seen.width) < SMALL or seen.width > seen.height
+    return ([("mode", seen.mode)] if seen.mode != "RGB" else []) + ([("size", f"{seen.height} x {seen.width}")] if odd
+                                                                    else [])
 
 # %% ../nbs/50_check.ipynb #73781433
 class DataReport(NamedTuple):
@@ -294,23 +329,30 @@ class DataReport(NamedTuple):
     def verdict(self) -> str:
         "One line: fit to train on, or what to do."
         todo, look = {}, ", ".join(f"{n} × {KINDS[k].words}" for k, n in self.kinds("look").items())
-        for k, n in self.kinds("stop").items(): todo.setdefault(KINDS[k].remedy, []).append(f"{n} × {KINDS[k].words}")
-        if todo: return "not fit to train on. " + " ".join(f"{', '.join(what)}: {remedy}." for remedy, what in todo.items())
+        for k, n in self.kinds("stop").items():
+            todo.setdefault(KINDS[k].remedy, []).append(f"{n} × {KINDS[k].words}")
+        if todo:
+            return "not fit to train on. " + " ".join(f"{', '.join(what)}: {remedy}." for remedy, what in todo.items())
         return "fit to train on" + (f"; look at {look}" if look else "")
 
 # %% ../nbs/50_check.ipynb #ee940a2c
 def open_dataset(path: Path, name: str | None, pattern: str | None = None) -> ReidData:
     "`load_dataset`, with errors that always name the place."
     try:
-        if path.is_dir() and not any(path.iterdir()): raise FileNotFoundError(f"{path}: an empty folder. {REMEDY}")
+        if path.is_dir() and not any(path.iterdir()):
+            raise FileNotFoundError(f"{path}: an empty folder. {REMEDY}")
         return load_dataset(name, path, pattern)
-    except PermissionError as e: raise PermissionError(f"{e.filename or path}: no permission to read. Ask its owner, or: chmod -R u+rX {path}") from None
-    except ValueError as e: raise ValueError(str(e) if str(path) in str(e) else f"{path}: {e}") from None
+    except PermissionError as e:
+        raise PermissionError(
+            f"{e.filename or path}: no permission to read. Ask its owner, or: chmod -R u+rX {path}") from None
+    except ValueError as e:
+        raise ValueError(str(e) if str(path) in str(e) else f"{path}: {e}") from None
 
 def _table(data: ReidData, card: Card) -> pd.DataFrame:
     def published(name):
         n = card.counts.get(name)
-        return f"{n.photos:,} / {n.people:,}" + "".join(f", {k} {v:,}" for k, v in zip(Count._fields[2:], n[2:]) if v) if n else "–"
+        return f"{n.photos:,} / {n.people:,}" + "".join(f", {k} {v:,}" for k, v in zip(Count._fields[2:], n[2:])
+                                                        if v) if n else "–"
     return describe(data).assign(published=[published(s.name) for s in data.splits])
 
 def _gone(data: ReidData) -> list[Finding]:
@@ -328,7 +370,8 @@ def check_dataset(
     report: Callable[[int, int], None] | None = None,  # told how many photos are decoded, of how many
     pattern: str | None = None,  # how files are named, see `name_rule` of `data`
 ) -> DataReport:
-    "Look at everything, change nothing. Raises OSError or ValueError naming path and remedy when there is no dataset to look at."
+    """Look at everything, change nothing. Raises OSError or ValueError naming path and remedy when there is no dataset
+    to look at."""
     began, path = time.monotonic(), Path(path).expanduser()
     name_rule(pattern)
     with warnings.catch_warnings():
@@ -337,10 +380,12 @@ def check_dataset(
         card = card_of(data, own)
         where = [(s, p) for s in data.splits for p in s.paths]
         seen = decode_all([p for _, p in where], workers, report)
-    pixels = [Finding(kind, s.name, _shown(p, data.root), detail) for (s, p), d in zip(where, seen) for kind, detail in judge(d, card.size)]
+    pixels = [Finding(kind, s.name, _shown(p, data.root), detail) for (s, p), d in zip(where, seen) for kind,
+              detail in judge(d, card.size)]
     shapes = Counter(f"{d.mode} {d.height} x {d.width}" for d in seen if not d.fault)
     found = differences(data, card) + _gone(data) + check_people(data, card) + pixels + check_names(data)
-    return DataReport(data.name, data.root, card, _table(data, card), found, dict(shapes.most_common()), time.monotonic() - began)
+    return DataReport(data.name, data.root, card, _table(data, card), found, dict(shapes.most_common()),
+                      time.monotonic() - began)
 
 # %% ../nbs/50_check.ipynb #d3a2c666
 def findings_table(
@@ -349,12 +394,15 @@ def findings_table(
     "One row per finding, the gravest first."
     rows = [(f.level, *f, KINDS[f.kind].remedy) for f in report.findings]
     table = pd.DataFrame(rows, columns=["level", *Finding._fields, "remedy"])
-    return table.sort_values("level", key=lambda c: c.map({"stop": 0, "look": 1, "note": 2}), kind="stable", ignore_index=True)
+    return table.sort_values("level", key=lambda c: c.map({"stop": 0, "look": 1, "note": 2}), kind="stable",
+                             ignore_index=True)
 
 def _kind_lines(report: DataReport, kind: str, most: int) -> list:
     own = [f for f in report.findings if f.kind == kind]
     head = f"{own[0].level}  {len(own)} × {KINDS[kind].words}"
-    if own[0].level == "note": return [head + (": " + ", ".join(f"{n} {d}" for d, n in Counter(f.detail for f in own).most_common()) if own[0].detail else "")]
+    if own[0].level == "note":
+        return [head + (": " + ", ".join(f"{n} {d}" for d, n in Counter(f.detail for f in own).most_common())
+                        if own[0].detail else "")]
     lines = [f"      {' '.join(x for x in (f.split, f.what, f.detail) if x)}" for f in own[:most]]
     return [head, *lines] + ([f"      … and {len(own) - most} more; --csv FILE lists all"] if len(own) > most else [])
 
@@ -364,11 +412,15 @@ def report_text(
 ) -> str:
     "What the command prints."
     c, n = report.card, sum(report.shapes.values())
-    shapes = ", ".join(f"{k} {s}" for s, k in islice(report.shapes.items(), 3)) + (f" and {len(report.shapes) - 3} other shapes" if len(report.shapes) > 3 else "")
-    lines = [f"{c.title}: layout {report.name}, in {_shown(report.root, report.root.parent)}", f"card  {c.status}; terms: {c.terms}; use: {c.use}",
-             report.table.to_string(index=False), f"{n:,} photos decoded in {report.seconds:.0f} s: {shapes}"]
+    shapes = ", ".join(f"{k} {s}" for s, k in islice(report.shapes.items(), 3)) + (f" and {len(report.shapes) - 3} "
+                                                                                   "other shapes"
+                                                                                   if len(report.shapes) > 3 else "")
+    lines = [f"{c.title}: layout {report.name}, in {_shown(report.root, report.root.parent)}",
+             f"card  {c.status}; terms: {c.terms}; use: {c.use}", report.table.to_string(index=False),
+             f"{n:,} photos decoded in {report.seconds:.0f} s: {shapes}"]
     for level in ("note", "look", "stop"):
-        for kind in report.kinds(level): lines += _kind_lines(report, kind, most)
+        for kind in report.kinds(level):
+            lines += _kind_lines(report, kind, most)
     return "\n".join([*lines, report.verdict])
 
 # %% ../nbs/50_check.ipynb #d3fbfa36
@@ -379,9 +431,11 @@ def contact_sheet(
     height: int = 128,   # pixels of a photo on the sheet
     width: int = 64,
 ) -> matplotlib.figure.Figure:
-    "Some training people, evenly spaced, some photos of each, sorted by camera; what cannot be read is left out. Raises ValueError when there is nobody."
+    """Some training people, evenly spaced, some photos of each, sorted by camera; what cannot be read is left out.
+    Raises ValueError when there is nobody."""
     split, people = data.train, data.train.people
-    if not len(people): raise ValueError(f"{data.root}: no training people to show. Number people from 1")
+    if not len(people):
+        raise ValueError(f"{data.root}: no training people to show. Number people from 1")
     chosen = people[np.linspace(0, len(people) - 1, min(n_people, len(people))).round().astype(int)]
     images, titles = [], []
     for p in chosen:
@@ -389,35 +443,53 @@ def contact_sheet(
         rows = rows[np.argsort(split.cams[rows], kind="stable")]
         row = []
         for k in rows[np.unique(np.linspace(0, len(rows) - 1, n_photos).round().astype(int))]:
-            try: row.append((read_image(split.paths[k], height, width), f"{p} · c{split.cams[k]}" if split.cams[k] >= 0 else str(p)))
-            except OSError: continue   # it is among the findings
+            try:
+                row.append((read_image(split.paths[k], height, width), f"{p} · c{split.cams[k]}" if split.cams[k] >= 0
+                            else str(p)))
+            except OSError:
+                continue
         row += [(np.full((height, width, 3), 255, np.uint8), "")] * (n_photos - len(row))
-        images += [x for x, _ in row]; titles += [t for _, t in row]
-    return show_images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255, titles, n_cols=n_photos, scale=0.75)
+        images += [x for x, _ in row]
+        titles += [t for _, t in row]
+    return show_images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255, titles, n_cols=n_photos,
+                       scale=0.75)
 
 # %% ../nbs/50_check.ipynb #7464db7d
 def _target(file: str | None, option: str, root: Path, endings: tuple) -> Path | None:
     "Where to write, if that is possible and not inside the dataset."
     if file is None: return None
     path = Path(file).expanduser()
-    if not path.parent.is_dir(): raise FileNotFoundError(f"{option} {file}: there is no folder {path.parent}. Make it first, or write elsewhere")
-    if path.is_dir() or path.suffix.lower() not in endings: raise ValueError(f"{option} {file}: give a file that ends in {' or '.join(endings)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} {file}: there is no folder {path.parent}. Make it first, or write elsewhere")
+    if path.is_dir() or path.suffix.lower() not in endings:
+        raise ValueError(f"{option} {file}: give a file that ends in {' or '.join(endings)}")
     place = root.expanduser().resolve()
-    if path.resolve().is_relative_to(place): raise ValueError(f"{option} {file}: {'is the list of photos itself' if place.is_file() else 'lies inside the dataset'}, which stays as it is. Write elsewhere")
-    if not os.access(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"{option} {file}: no permission to write there. Write elsewhere")
+    if path.resolve().is_relative_to(place):
+        raise ValueError(f"{option} {file}: "
+                         f"{'is the list of photos itself' if place.is_file() else 'lies inside the dataset'}, which "
+                         "stays as it is. Write elsewhere")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{option} {file}: no permission to write there. Write elsewhere")
     return path
 
 def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} photos decoded" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f"\r\033[K{done:,} of {total:,} photos decoded" if done < total else "\r\033[K", end="", file=sys.stderr,
+              flush=True)
 
 def _say(text: str) -> None:
     code = sys.stdout.encoding or "utf-8"
     print(text.encode(code, "replace").decode(code))   # a terminal that cannot show a name must not stop the report
 
 def _check(a: argparse.Namespace) -> int:
-    sheet, table = _target(a.sheet, "--sheet", Path(a.path), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv", Path(a.path), (".csv",))
+    sheet, table = _target(a.sheet, "--sheet", Path(a.path), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv",
+                                                                                                Path(a.path), (".csv",))
+    # photos of a CSV may lie anywhere
+    # photos of a CSV may lie anywhere
+    # photos of a CSV may lie anywhere
     if sheet and sheet.exists() and Path(a.path).expanduser().is_file():   # photos of a CSV may lie anywhere
-        if any(sheet.samefile(p) for s in open_dataset(Path(a.path).expanduser(), a.name, a.pattern).splits for p in s.paths):
+        if any(sheet.samefile(p) for s in open_dataset(Path(a.path).expanduser(), a.name, a.pattern).splits
+               for p in s.paths):
             raise ValueError(f"--sheet {a.sheet}: is one of the photos, which stay as they are. Write elsewhere")
     report = check_dataset(a.path, a.name, a.own, report=_progress, pattern=a.pattern)
     if table: findings_table(report).to_csv(table, index=False)
@@ -425,25 +497,32 @@ def _check(a: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fig = contact_sheet(load_dataset(a.name, a.path, a.pattern))
-            fig.savefig(sheet); plt.close(fig)
-        if report.card.real: print("the sheet shows photographs of people: it stays on this machine, as the photographs do")
+            fig.savefig(sheet)
+            plt.close(fig)
+        if report.card.real:
+            print("the sheet shows photographs of people: it stays on this machine, as the photographs do")
     _say(report_text(report))
     return 0 if report.fit else 1
 
 # %% ../nbs/50_check.ipynb #d98c1426
 def _card(a: argparse.Namespace) -> int:
-    if a.name not in (None, *CARDS): raise ValueError(f"card {a.name}: no such card; there are {', '.join(CARDS)}")
+    if a.name not in (None, *CARDS):
+        raise ValueError(f"card {a.name}: no such card; there are {', '.join(CARDS)}")
     _say("\n\n".join(f"{n}: {card_text(CARDS[n])}" for n in ([a.name] if a.name else CARDS)))
     return 0
 
 def _render(a: argparse.Namespace) -> int:
     if a.world not in WORLDS: raise ValueError(f"--world {a.world}: there are {', '.join(WORLDS)}")
-    if a.people < 8 or a.photos < 4: raise ValueError(f"--people {a.people} --photos {a.photos}: give at least 8 people and 4 photos of each")
-    if min(a.height, a.width) < 16 or max(a.height, a.width) > 1024: raise ValueError(f"--height {a.height} --width {a.width}: give 16 to 1024 pixels")
+    if a.people < 8 or a.photos < 4:
+        raise ValueError(f"--people {a.people} --photos {a.photos}: give at least 8 people and 4 photos of each")
+    if min(a.height, a.width) < 16 or max(a.height, a.width) > 1024:
+        raise ValueError(f"--height {a.height} --width {a.width}: give 16 to 1024 pixels")
     out, test = Path(a.folder).expanduser(), max(2, a.people // 4)
     if out.is_file(): raise NotADirectoryError(f"{out}: a file. Give a new folder")
-    try: root = write_domain(a.world, out, a.people, test, test, a.photos, a.photos, a.height, a.width, a.seed)
-    except FileExistsError as e: raise ValueError(f"{out}: holds something else already ({e}). Give a new folder") from None
+    try:
+        root = write_domain(a.world, out, a.people, test, test, a.photos, a.photos, a.height, a.width, a.seed)
+    except FileExistsError as e:
+        raise ValueError(f"{out}: holds something else already ({e}). Give a new folder") from None
     _say(report_text(check_dataset(root)))
     return 0
 
@@ -452,13 +531,16 @@ def data_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_data`."
-    parser = argparse.ArgumentParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its folder is changed.")
+    parser = argparse.ArgumentParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its "
+                                     "folder is changed.")
     commands = parser.add_subparsers(required=True, metavar="check | card | render")
     check = commands.add_parser("check", help="read all names, decode all photos, compare with what is published")
-    check.add_argument("path", metavar="PATH", help="the dataset's folder, or the one around it; or a .csv file with the columns path, id, camera, split")
+    check.add_argument("path", metavar="PATH", help="the dataset's folder, or the one around it; or a .csv file with "
+                       "the columns path, id, camera, split")
     check.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
     check.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
-    check.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare no counts")
+    check.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare no "
+                       "counts")
     check.add_argument("--sheet", metavar="FILE.png", help="write a contact sheet: some people, some photos of each")
     check.add_argument("--csv", metavar="FILE.csv", help="write all findings as a table")
     check.set_defaults(do=_check)
@@ -467,13 +549,18 @@ def data_cli(
     card.set_defaults(do=_card)
     render = commands.add_parser("render", help="rendered people to try everything with: nobody is in the pictures")
     render.add_argument("folder", metavar="FOLDER", help="a new one; what is there already is found again")
-    render.add_argument("--world", default="market", help=f"whose layout, places and clothes: {', '.join(WORLDS)} (default: market)")
-    for name, value, what in (("people", 40, "training people; a quarter as many to test, and to validate"), ("photos", 8, "of each person"), ("height", 128, "pixels"), ("width", 64, "pixels"), ("seed", 1, "other people")):
+    render.add_argument("--world", default="market", help=f"whose layout, places and clothes: {', '.join(WORLDS)} "
+                        "(default: market)")
+    for name, value, what in (("people", 40, "training people; a quarter as many to test, and to validate"),
+                              ("photos", 8, "of each person"), ("height", 128, "pixels"), ("width", 64, "pixels"),
+                              ("seed", 1, "other people")):
         render.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
     render.set_defaults(do=_render)
     a = parser.parse_args(args)
-    try: return a.do(a)
-    except (ValueError, OSError) as e: print(f"dgnet_data: {e}", file=sys.stderr)
+    try:
+        return a.do(a)
+    except (ValueError, OSError) as e:
+        print(f"dgnet_data: {e}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

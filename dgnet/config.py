@@ -42,7 +42,9 @@ class NetworkConfig(DataConfig):
     ea_blocks: tuple = (3, 4, 6, 3)      # blocks per stage: ResNet-50
     ea_width: int = 64                   # channels of the first stage
     ea_pool: bool = True                 # the stem's 3×3 max pool
-    ea_init: str = "imagenet"            # what E_a and the teacher start from: imagenet (a local file), rendered (strangers), random; or teacher: E_a from the teacher, which starts from nothing
+    # what E_a and the teacher start from: imagenet (a local file), rendered (strangers), random; or teacher: E_a from
+    # the teacher, which starts from nothing
+    ea_init: str = "imagenet"
     g_init: str = "random"               # what E_s, G and D start from: random, or rendered (strangers) [random]
     n_parts: int = 4                     # stripes of the appearance code [4]
     embed_dim: int = 512                 # numbers in f_prim, and in f_fine [512]
@@ -70,18 +72,25 @@ class LossConfig(NetworkConfig):
     alpha: float = 0.2           # α = λ_fine / λ_prim, Eq. 9 [0.2]
     lam_cyc: float = 2.0         # D3: cycle reconstruction [0: not in the paper]
     penalty: float = 0.01        # weight of D's gradient punishment [named, not valued]
-    grey_mix: float = 0.0        # what E_s sees of a photo while it learns: 0 the mean of the three colours; above, a random mixture of them [0: not in the paper]
+    # what E_s sees of a photo while it learns: 0 the mean of the three colours; above, a random mixture of them [0: not
+    # in the paper]
+    grey_mix: float = 0.0
     adv: str = "lsgan"           # D4: lsgan, or the log loss of Eq. 7 [log]
     detach_code: bool = True     # D1: no generation loss reaches E_a [False]
-    code1_live: bool = False     # D2: what a frozen E_a reads in the swap keeps its gradient, and the makers learn from L^code1 [True]
+    # D2: what a frozen E_a reads in the swap keeps its gradient, and the makers learn from L^code1 [True]
+    code1_live: bool = False
     code_ramped: bool = True     # D6: L^code starts with the warm-up [False]
     fine_ramped: bool = True     # D12: the fine head's share of L^s_id starts with the warm-up [False]
-    encoder_again: float = 0.5   # D11: share of steps in which L^code trains the encoder that reads the detached image, not the makers through a frozen one
+    # D11: share of steps in which L^code trains the encoder that reads the detached image, not the makers through a
+    # frozen one
+    encoder_again: float = 0.5
     generate: bool = True        # False: the control, E_a on real photos alone
     feed: bool = True            # feed generated images to E_a: L_prim and L_fine (False: "w/o feed")
     teacher_train: bool = True   # D9: the teacher in training mode when it labels [False]
-    soft_label: str = "teacher"  # q of Eq. 8: teacher, or an older way to name generated images: pseudo, lsro, conditional, two_label
-    offline: bool = False        # generated images come from a store that a finished generator filled; E_a alone learns [§4.3: the rival]
+    # q of Eq. 8: teacher, or an older way to name generated images: pseudo, lsro, conditional, two_label
+    soft_label: str = "teacher"
+    # generated images come from a store that a finished generator filled; E_a alone learns [§4.3: the rival]
+    offline: bool = False
 
 # %% ../nbs/02_config.ipynb #3f3d668a
 @dataclass(frozen=True)
@@ -104,10 +113,15 @@ class Config(LossConfig):
     adam_betas: tuple = (0.0, 0.999)  # [(0, 0.999)]
     decay_gen: float = 5e-4      # D8: (coupled) weight decay of Adam [not in the paper]
     precision: str = "float32"   # float32 or bfloat16; auto: bfloat16 where the machine is faster with it
-    bn_on_real: bool = False     # when training ends, E_a's batch norm statistics are taken anew from the training photos [not in the paper]
+    # when training ends, E_a's batch norm statistics are taken anew from the training photos [not in the paper]
+    bn_on_real: bool = False
     merge_passes: bool = False   # one batch through E_a instead of several: faster, other batch statistics
-    checkpointing: bool | str = False  # less memory, the same numbers up to rounding. losses: groups of losses go backward one by one; True: and G's inner maps are computed again, which takes time
-    compile: bool | str = False  # torch.compile of E_a, E_s and G: the same numbers up to rounding; for GPUs. Or a mode of it: reduce-overhead replays CUDA graphs
+    # less memory, the same numbers up to rounding. losses: groups of losses go backward one by one; True: and G's inner
+    # maps are computed again, which takes time
+    checkpointing: bool | str = False
+    # torch.compile of E_a, E_s and G: the same numbers up to rounding; for GPUs. Or a mode of it: reduce-overhead
+    # replays CUDA graphs
+    compile: bool | str = False
     beta: float = 0.5            # β, weight of f_fine at test [0.5]
     beta_on: str = "query"       # D10: whose f_fine β weighs: query, or both sides [both]
     flip_test: bool = True       # D10: add the mirrored photo's features [False]
@@ -120,49 +134,100 @@ class Config(LossConfig):
     rival_iter: int = 20_000     # training steps of such a generator
 
 # %% ../nbs/02_config.ipynb #1aa2d560
-RECIPES: dict[str, dict[str, Any]] = {
-    "official": {},
-    "paper": dict(detach_code=False, code1_live=True, lam_cyc=0.0, adv="log", code_heads=True, code_ramped=False, fine_ramped=False, erasing=0.0,
-                  head_lr=1.0, nesterov=False, decay_id=0.0, decay_gen=0.0, teacher_train=False, flip_test=False, beta_on="both"),
-}
+RECIPES: dict[str, dict[str, Any]] = {"official": {}, "paper": dict(detach_code=False, code1_live=True, lam_cyc=0.0,
+                                                                    adv="log", code_heads=True, code_ramped=False,
+                                                                    fine_ramped=False, erasing=0.0, head_lr=1.0,
+                                                                    nesterov=False, decay_id=0.0, decay_gen=0.0,
+                                                                    teacher_train=False, flip_test=False,
+                                                                    beta_on="both")}
 
 # %% ../nbs/02_config.ipynb #9bf710cb
-TIERS: dict[str, dict[str, Any]] = {
-    "smoke": dict(height=64, width=32, batch=4, pad=2, people=8, shots=4, test_people=6, test_shots=4, val_people=4,
-                  ea_block="basic", ea_blocks=(1, 1, 1, 1), ea_width=8, ea_init="teacher", embed_dim=16, es_width=4, n_down=1, n_res=1,
-                  dilations=(1, 2, 3), mlp_dim=16, d_width=4, d_scales=2, n_iter=10, warm_up=0.3, ramp=0.2, code_ramp=0.2,
-                  merge_passes=True, bn_on_real=True, lr_id=0.01, lr_gen=1e-3, teacher_iter=10, teacher_batch=8, rival_iter=4),
-    "mini": dict(height=64, width=32, batch=4, pad=3, people=150, shots=3, test_people=300, test_shots=8, val_people=300,
-                 ea_block="basic", ea_blocks=(2, 2, 2, 2), ea_width=32, ea_pool=False, ea_init="rendered", g_init="rendered", embed_dim=128, es_width=8, n_down=1,
-                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=12, n_iter=500, warm_up=0.4, decay_at=(0.8, 0.95),
-                 lam_img=20.0, teacher_train=False, alpha=0.0, code1_live=True, grey_mix=2.0,
-                 merge_passes=True, bn_on_real=True, lr_id=0.002, head_lr=5.0, lr_gen=1e-3, adam_betas=(0.5, 0.999), precision="auto", teacher_iter=600, teacher_lr=0.02, teacher_batch=32, teacher_gate=0.25, rival_iter=800),
-    "midi": dict(height=128, width=64, batch=4, pad=5, people=1500, shots=4, test_people=150, test_shots=8, val_people=120,
-                 ea_block="basic", ea_blocks=(2, 2, 2, 2), ea_width=32, ea_init="rendered", g_init="rendered", embed_dim=128, es_width=8,
-                 n_res=2, dilations=(1, 3, 5), mlp_dim=128, d_width=12, n_iter=8000, warm_up=0.4, decay_at=(0.8, 0.95),
-                 lam_img=20.0, teacher_train=False, fine_ramped=False, alpha=0.0, code1_live=True, code_ramped=False, lam_cyc=0.0, grey_mix=2.0,
-                 merge_passes=True, bn_on_real=True, lr_id=0.002, head_lr=5.0, lr_gen=1e-3, adam_betas=(0.5, 0.999), precision="bfloat16", teacher_iter=1500, teacher_lr=0.02, teacher_batch=32, teacher_gate=0.25, rival_iter=3000),
-    "full": dict(people=700, shots=12, test_people=500, val_people=100, merge_passes=True, bn_on_real=True, n_iter=6_000, batch=16, precision="bfloat16", ea_init="teacher",
-                 checkpointing="losses", teacher_iter=3_000, rival_iter=6_000, lr_gen=2e-4, lr_id=0.005, decay_gen=5e-4),
-    "paper": dict(precision="bfloat16", checkpointing="losses", teacher_iter=25_000),
-}
+TIERS: dict[str, dict[str, Any]] = {"smoke": dict(height=64, width=32, batch=4, pad=2, people=8, shots=4, test_people=6,
+                                                  test_shots=4, val_people=4, ea_block="basic", ea_blocks=(1, 1, 1, 1),
+                                                  ea_width=8, ea_init="teacher", embed_dim=16, es_width=4, n_down=1,
+                                                  n_res=1, dilations=(1, 2, 3), mlp_dim=16, d_width=4, d_scales=2,
+                                                  n_iter=10, warm_up=0.3, ramp=0.2, code_ramp=0.2, merge_passes=True,
+                                                  bn_on_real=True, lr_id=0.01, lr_gen=1e-3, teacher_iter=10,
+                                                  teacher_batch=8, rival_iter=4), "mini": dict(height=64, width=32,
+                                                                                               batch=4, pad=3,
+                                                                                               people=150, shots=3,
+                                                                                               test_people=300,
+                                                                                               test_shots=8,
+                                                                                               val_people=300,
+                                                                                               ea_block="basic",
+                                                                                               ea_blocks=(2, 2, 2, 2),
+                                                                                               ea_width=32,
+                                                                                               ea_pool=False,
+                                                                                               ea_init="rendered",
+                                                                                               g_init="rendered",
+                                                                                               embed_dim=128,
+                                                                                               es_width=8, n_down=1,
+                                                                                               n_res=2, dilations=(1, 3,
+                                                                                                                   5),
+                                                                                               mlp_dim=128, d_width=12,
+                                                                                               n_iter=500, warm_up=0.4,
+                                                                                               decay_at=(0.8, 0.95),
+                                                                                               lam_img=20.0,
+                                                                                               teacher_train=False,
+                                                                                               alpha=0.0,
+                                                                                               code1_live=True,
+                                                                                               grey_mix=2.0,
+                                                                                               merge_passes=True,
+                                                                                               bn_on_real=True,
+                                                                                               lr_id=0.002, head_lr=5.0,
+                                                                                               lr_gen=1e-3,
+                                                                                               adam_betas=(0.5, 0.999),
+                                                                                               precision="auto",
+                                                                                               teacher_iter=600,
+                                                                                               teacher_lr=0.02,
+                                                                                               teacher_batch=32,
+                                                                                               teacher_gate=0.25,
+                                                                                               rival_iter=800),
+                                    "midi": dict(height=128, width=64, batch=4, pad=5, people=1500, shots=4,
+                                                 test_people=150, test_shots=8, val_people=120, ea_block="basic",
+                                                 ea_blocks=(2, 2, 2, 2), ea_width=32, ea_init="rendered",
+                                                 g_init="rendered", embed_dim=128, es_width=8, n_res=2, dilations=(1, 3,
+                                                                                                                   5),
+                                                 mlp_dim=128, d_width=12, n_iter=8000, warm_up=0.4,
+                                                 decay_at=(0.8, 0.95), lam_img=20.0, teacher_train=False,
+                                                 fine_ramped=False, alpha=0.0, code1_live=True, code_ramped=False,
+                                                 lam_cyc=0.0, grey_mix=2.0, merge_passes=True, bn_on_real=True,
+                                                 lr_id=0.002, head_lr=5.0, lr_gen=1e-3, adam_betas=(0.5, 0.999),
+                                                 precision="bfloat16", teacher_iter=1500, teacher_lr=0.02,
+                                                 teacher_batch=32, teacher_gate=0.25, rival_iter=3000),
+                                    "full": dict(people=700, shots=12, test_people=500, val_people=100,
+                                                 merge_passes=True, bn_on_real=True, n_iter=6_000, batch=16,
+                                                 precision="bfloat16", ea_init="teacher", checkpointing="losses",
+                                                 teacher_iter=3_000, rival_iter=6_000, lr_gen=2e-4, lr_id=0.005,
+                                                 decay_gen=5e-4), "paper": dict(precision="bfloat16",
+                                                                                checkpointing="losses",
+                                                                                teacher_iter=25_000)}
 
 # %% ../nbs/02_config.ipynb #8de327f0
 PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {   # where a world's runs differ from the others of its tier
-    ("mini", "strangers"): dict(val_people=120, people=2000, shots=4, cameras=2, test_people=100, batch=4, n_iter=6_000, teacher_iter=2_500, lr_id=0.002, teacher_lr=0.05, lam_cyc=0.0, code_ramped=False, fine_ramped=False, feed=False, precision="bfloat16"),   # what the others start from: trained once, for an hour and for hours
+    # what the others start from: trained once, for an hour and for hours
+    ("mini", "strangers"): dict(val_people=120, people=2000, shots=4, cameras=2, test_people=100, batch=4, n_iter=6_000, teacher_iter=2_500, lr_id=0.002, teacher_lr=0.05, lam_cyc=0.0, code_ramped=False, fine_ramped=False, feed=False, precision="bfloat16"),
     ("midi", "strangers"): dict(val_people=120, people=2000, shots=6, cameras=3, test_people=100, n_iter=8_000, teacher_iter=5_000, lr_id=0.002, teacher_lr=0.05, feed=False, precision="bfloat16"),
 }
-REAL: dict[str, dict[str, Any]] = {   # real sets are ten times larger than the rendered ones: more lessons for the teacher
+# real sets are ten times larger than the rendered ones: more lessons for the teacher
+REAL: dict[str, dict[str, Any]] = {
     "mini": dict(teacher_iter=2400, n_iter=1000),
 }
 
 # %% ../nbs/02_config.ipynb #6b7321b5
-CHOICES: dict[str, tuple] = {
-    "adv": ("lsgan", "log"), "soft_label": ("teacher", "pseudo", "lsro", "conditional", "two_label"), "precision": ("float32", "bfloat16", "auto"),
-    "beta_on": ("query", "both"), "ea_block": ("bottleneck", "basic"), "ea_init": ("imagenet", "rendered", "teacher", "random"), "g_init": ("random", "rendered"), "method": ("dgnet", "lsgan", "pose", "bound"),
-    "compile": (False, True, "reduce-overhead", "max-autotune"), "checkpointing": (False, True, "losses"),
-}
-SHARES = ("flip", "erasing", "drop_prim", "drop_fine", "encoder_again", "warm_up", "ramp", "code_ramp", "momentum", "teacher_erasing")   # from 0 to 1
+CHOICES: dict[str, tuple] = {"adv": ("lsgan", "log"), "soft_label": ("teacher", "pseudo", "lsro", "conditional",
+                                                                     "two_label"), "precision": ("float32", "bfloat16",
+                                                                                                 "auto"),
+                             "beta_on": ("query", "both"), "ea_block": ("bottleneck", "basic"), "ea_init": ("imagenet",
+                                                                                                            "rendered",
+                                                                                                            "teacher",
+                                                                                                            "random"),
+                             "g_init": ("random", "rendered"), "method": ("dgnet", "lsgan", "pose", "bound"),
+                             "compile": (False, True, "reduce-overhead", "max-autotune"), "checkpointing": (False, True,
+                                                                                                            "losses")}
+# from 0 to 1
+SHARES = ("flip", "erasing", "drop_prim", "drop_fine", "encoder_again", "warm_up", "ramp", "code_ramp", "momentum",
+          "teacher_erasing")
 AT_LEAST: dict[str, int] = {   # whole numbers; all others from 0 on
     "height": 16, "width": 16, "batch": 1, "n_iter": 1, "teacher_iter": 1, "teacher_batch": 2, "rival_iter": 1, "ea_width": 1, "n_parts": 1,
     "embed_dim": 1, "es_width": 1, "mlp_dim": 1, "d_width": 1, "d_scales": 1,
@@ -174,11 +239,14 @@ def invalid_reason(
 ) -> str | None:
     "What the value of a field must be, in words, when it is not; else None."
     default = getattr(Config(), name)
-    if name in CHOICES: return None if value in CHOICES[name] else f"one of {', '.join(map(str, CHOICES[name]))}"
+    if name in CHOICES:
+        return None if value in CHOICES[name] else f"one of {', '.join(map(str, CHOICES[name]))}"
     if isinstance(default, bool): return None if isinstance(value, bool) else "true or false"
-    if isinstance(default, (str, tuple)): return None if isinstance(value, type(default)) else "a word" if isinstance(default, str) else "several numbers"
+    if isinstance(default, (str, tuple)):
+        return None if isinstance(value, type(default)) else "a word" if isinstance(default, str) else "several numbers"
     whole = isinstance(default, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)): return "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return "a whole number" if whole else "a number"
     if name in SHARES: return None if 0 <= value <= 1 else "from 0 to 1"
     low = AT_LEAST.get(name, -math.inf if name == "seed" else 0)
     return None if low <= value < math.inf else f"{low} or more"
@@ -188,10 +256,13 @@ def check_config(
 ) -> Config:
     "The configuration itself. Raises ValueError, naming the field, its value and what it may be."
     for f in fields(Config):
-        if wrong := invalid_reason(f.name, getattr(cfg, f.name)): raise ValueError(f"{f.name}={getattr(cfg, f.name)!r}: must be {wrong}")
+        if wrong := invalid_reason(f.name, getattr(cfg, f.name)):
+            raise ValueError(f"{f.name}={getattr(cfg, f.name)!r}: must be {wrong}")
     step = 2 ** cfg.n_down
     for name in ("height", "width"):
-        if getattr(cfg, name) % step: raise ValueError(f"{name}={getattr(cfg, name)}: must be a multiple of {step}, since E_s halves it {cfg.n_down} times and G doubles it again")
+        if getattr(cfg, name) % step:
+            raise ValueError(f"{name}={getattr(cfg, name)}: must be a multiple of {step}, since E_s halves it "
+                             f"{cfg.n_down} times and G doubles it again")
     return cfg
 
 # %% ../nbs/02_config.ipynb #e3b512dc
@@ -202,17 +273,27 @@ def make_config(
     real: bool = False,         # photos from a folder, not rendered ones
     **changes,                  # any field, by name: an ablation, a seed, a shorter run
 ) -> Config:
-    "The configuration of a run: defaults, then the recipe, then the tier, then your changes. Raises ValueError for a name or a value that makes no sense."
+    """The configuration of a run: defaults, then the recipe, then the tier, then your changes. Raises ValueError for a
+    name or a value that makes no sense."""
     if tier not in TIERS: raise ValueError(f"no tier {tier!r}; there are {', '.join(TIERS)}")
-    if recipe not in RECIPES: raise ValueError(f"no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+    if recipe not in RECIPES:
+        raise ValueError(f"no recipe {recipe!r}; there are {', '.join(RECIPES)}")
     unknown = set(changes) - {f.name for f in fields(Config)}
-    if unknown: raise ValueError(f"no field {', '.join(sorted(unknown))} in Config; see the notebook config for their names")
-    cfg = Config(**{"tier": tier, "dataset": dataset, "recipe": recipe, **RECIPES[recipe], **TIERS[tier], **PER_DATASET.get((tier, dataset), {}), **(REAL.get(tier, {}) if real else {})})
+    if unknown:
+        raise ValueError(f"no field {', '.join(sorted(unknown))} in Config; see the notebook config for their names")
+    cfg = Config(**{"tier": tier, "dataset": dataset, "recipe": recipe, **RECIPES[recipe], **TIERS[tier],
+                    **PER_DATASET.get((tier, dataset), {}), **(REAL.get(tier, {}) if real else {})})
+    # a tier changes sizes; what the recipe says about the method stays
+    # a tier changes sizes; what the recipe says about the method stays
+    # a tier changes sizes; what the recipe says about the method stays
     for name, value in RECIPES[recipe].items():   # a tier changes sizes; what the recipe says about the method stays
         cfg = replace(cfg, **{name: value})
-    if dataset == "strangers": cfg = replace(cfg, g_init="random", ea_init="teacher" if cfg.ea_init == "rendered" else cfg.ea_init)   # others start from them
+    # others start from them
+    if dataset == "strangers":
+        cfg = replace(cfg, g_init="random", ea_init="teacher" if cfg.ea_init == "rendered" else cfg.ea_init)
     cfg = replace(cfg, **changes)
-    if cfg.precision == "auto": cfg = replace(cfg, precision="bfloat16" if fast_bfloat16(default_device()) else "float32")
+    if cfg.precision == "auto":
+        cfg = replace(cfg, precision="bfloat16" if fast_bfloat16(default_device()) else "float32")
     return check_config(cfg)
 
 # %% ../nbs/02_config.ipynb #b10861e8
@@ -221,7 +302,8 @@ RUN_VERSION = 5  # raised by hand when results change by more than rounding
 def recipe_words(
     cfg: Config,
 ) -> str:
-    "The recipe, and which losses and switches of the method stand elsewhere: `official, changed: alpha=0.0, …`; for the label of every artefact."
+    """The recipe, and which losses and switches of the method stand elsewhere: `official, changed: alpha=0.0, …`; for
+    the label of every artefact."""
     plain = Config(**RECIPES[cfg.recipe])
     changed = [f"{k}={getattr(cfg, k)}" for k in LossConfig.__annotations__ if getattr(cfg, k) != getattr(plain, k)]
     return cfg.recipe + (f", changed: {', '.join(changed)}" if changed else "")
@@ -229,9 +311,11 @@ def recipe_words(
 def strangers_config(
     cfg: Config,  # of a run that starts from `rendered`
 ) -> Config:
-    "The run on rendered strangers that a run starts from: its tier's, with networks of the same sizes. E_a's backbone and E_s, G, D come from one run: what G has seen, E_a has seen."
+    """The run on rendered strangers that a run starts from: its tier's, with networks of the same sizes. E_a's backbone
+    and E_s, G, D come from one run: what G has seen, E_a has seen."""
     sizes = ("height", "width", "ea_block", "ea_blocks", "ea_width", "ea_pool", "n_parts")
-    if cfg.g_init == "rendered": sizes += ("es_width", "n_down", "n_res", "dilations", "mlp_dim", "d_width", "d_scales")
+    if cfg.g_init == "rendered":
+        sizes += ("es_width", "n_down", "n_res", "dilations", "mlp_dim", "d_width", "d_scales")
     return make_config(cfg.tier, "strangers", **{k: getattr(cfg, k) for k in sizes})
 
 def strangers_key(
@@ -243,6 +327,7 @@ def strangers_key(
 def run_key(
     cfg: Config,  # what was asked for
 ) -> str:
-    "The name of a run: dataset, tier, and a hash of everything in the configuration, and in that of the run it starts from."
+    """The name of a run: dataset, tier, and a hash of everything in the configuration, and in that of the run it starts
+    from."""
     start = {"start": strangers_key(cfg)} if strangers_key(cfg) else {}
     return f"{cfg.dataset}-{cfg.tier}-{short_hash({'version': RUN_VERSION, **asdict(cfg), **start})}"

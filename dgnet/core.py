@@ -45,14 +45,17 @@ def find_root() -> Path:
 ROOT = find_root()
 FIGURES = ROOT / "figures"   # committed artefacts: <tier>/<label>.png, .pdf, .csv, .md, .tex, .json
 LOCAL = ROOT / "local"       # git-ignored: datasets, runs, and everything made from real photos
-WEIGHTS = Path(__file__).resolve().parent / "weights" if "__file__" in globals() else ROOT / "dgnet" / "weights"   # runs that come with the package, a folder each
+# runs that come with the package, a folder each
+WEIGHTS = Path(__file__).resolve().parent / "weights" if "__file__" in globals() else ROOT / "dgnet" / "weights"
 
 # %% ../nbs/00_core.ipynb #dd629c6a
 def seed_everything(
     seed: int,  # any integer
 ) -> None:
     "Seed Python's, NumPy's and torch's global generators."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #4ed0de03
 def default_device() -> torch.device:
@@ -79,25 +82,36 @@ def device_name(
 def arithmetic(
     device: torch.device,  # what the numbers were computed on
 ) -> str:
-    "What decides how sums are rounded: library, instructions, threads. Runs with the same words give the same bits, up to a library's choice by the exact model of processor."
-    if device.type == "cuda": return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
-    kinds = [name for name, f in (("AVX512-BF16", "_is_avx512_bf16_supported"), ("AMX", "_is_amx_tile_supported")) if getattr(torch.cpu, f, bool)()]
-    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *kinds, device_name(device)])
+    """What decides how sums are rounded: library, instructions, threads. Runs with the same words give the same bits,
+    up to a library's choice by the exact model of processor."""
+    if device.type == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    kinds = [name for name, f in (("AVX512-BF16", "_is_avx512_bf16_supported"), ("AMX", "_is_amx_tile_supported"))
+             if getattr(torch.cpu, f, bool)()]
+    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *kinds,
+                      device_name(device)])
 
 # %% ../nbs/00_core.ipynb #8378815c
 def keep_freed_memory() -> bool:
-    "Ask the C library to keep freed memory for this process's next use; whether it could be asked (glibc on Linux). No number depends on it."
-    try: mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False   # another C library
-    return bool(mallopt(-3, 2**30) and mallopt(-1, -1))   # M_MMAP_THRESHOLD: blocks under 1 GiB; M_TRIM_THRESHOLD: never
+    """Ask the C library to keep freed memory for this process's next use; whether it could be asked (glibc on Linux).
+    No number depends on it."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    # M_MMAP_THRESHOLD: blocks under 1 GiB; M_TRIM_THRESHOLD: never
+    return bool(mallopt(-3, 2**30) and mallopt(-1, -1))
 
 # %% ../nbs/00_core.ipynb #0e272335
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @lru_cache
-def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:   # a tensor made of Python numbers is a copy that the host waits for: once
-    with torch.inference_mode(False): return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
+# a tensor made of Python numbers is a copy that the host waits for: once
+# a tensor made of Python numbers is a copy that the host waits for: once
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 def per_channel(
     values: tuple,  # red, green, blue
@@ -191,13 +205,17 @@ def local_file(
     path: str | Path | None = None,  # an explicit path wins over everything
     required: bool = False,     # raise instead of returning None
 ) -> Path | None:
-    "The one way to a file that is published elsewhere: `path`, else `$env`, else `local/weights/name`; never a download."
+    """The one way to a file that is published elsewhere: `path`, else `$env`, else `local/weights/name`; never a
+    download."""
     asked = path or os.environ.get(env)
     found = Path(asked).expanduser() if asked else LOCAL / "weights" / name
     if found.is_file(): return found
-    if asked: raise FileNotFoundError(f"{found}: no such file. {'path' if path else env} must name a copy of {name}; fetch it from {url}")
+    if asked:
+        raise FileNotFoundError(f"{found}: no such file. {'path' if path else env} must name a copy of {name}; fetch "
+                                f"it from {url}")
     if not required: return None
-    raise FileNotFoundError(f"{name} is not here. Fetch it from {url} and put it at {found}, or point {env} at your copy.")
+    raise FileNotFoundError(f"{name} is not here. Fetch it from {url} and put it at {found}, or point {env} at your "
+                            "copy.")
 
 # %% ../nbs/00_core.ipynb #363066ad
 @contextmanager
@@ -206,27 +224,35 @@ def naming_write_errors(
     *also: type[Exception],           # errors of a library that mean the same
 ) -> Iterator[None]:
     "What stops a file from being written becomes one OSError that names the file and the remedy."
-    try: yield
+    try:
+        yield
     except (OSError, RuntimeError, *also) as e:
         first = e
-        while not getattr(first, "strerror", None) and (first.__cause__ or first.__context__): first = first.__cause__ or first.__context__   # torch hides the disk's error behind its own
+        # torch hides the disk's error behind its own
+        while not getattr(first, "strerror", None) and (first.__cause__ or first.__context__):
+            first = first.__cause__ or first.__context__
         why = getattr(first, "strerror", None) or str(e).splitlines()[0]
-        raise OSError(f"{path}: cannot be written ({why}). Make room on that disk, or see to its permissions; what was there before is as it was.") from e
+        raise OSError(f"{path}: cannot be written ({why}). Make room on that disk, or see to its permissions; what was "
+                      "there before is as it was.") from e
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:
-    "The commit of the clone, with `+changes` when the working tree differs; outside a clone `DGNET_CODE`, else the package's version."
-    def git(*args): return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
+    """The commit of the clone, with `+changes` when the working tree differs; outside a clone `DGNET_CODE`, else the
+    package's version."""
+    def git(*args):
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
     try:
         head = git("rev-parse", "--short=12", "HEAD")
         if head.returncode: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
         dirty = git("status", "--porcelain", "--untracked-files=no", "--", "nbs", "dgnet").stdout.strip()
         return head.stdout.strip() + ("+changes" if dirty else "")
-    except OSError: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
+    except OSError:
+        return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
 
 def package_versions() -> dict[str, str]:
     "Versions of the packages that can move a number."
-    return {p: metadata.version(p) for p in ("torch", "torchvision", "numpy", "torchmetrics", "torch-fidelity", "matplotlib")}
+    return {p: metadata.version(p) for p in ("torch", "torchvision", "numpy", "torchmetrics", "torch-fidelity",
+                                             "matplotlib")}
 
 # %% ../nbs/00_core.ipynb #20f84805
 def short_hash(
@@ -255,15 +281,20 @@ def artifact_folder(
 # %% ../nbs/00_core.ipynb #f7e099c8
 def _write(path: Path, text: str) -> Path:
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8"); temporary.replace(path)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
     return path
 
 def _write_table(stem: Path, table: pd.DataFrame, floats: str) -> list:
-    def text(value): return format(value, floats) if isinstance(value, float) else ("–" if value is None else str(value))
+    def text(value):
+        return format(value, floats) if isinstance(value, float) else ("–" if value is None else str(value))
     shown = table.map(lambda v: "–" if isinstance(v, float) and np.isnan(v) else text(v))
     sides = ["right" if pd.api.types.is_numeric_dtype(table[c]) else "left" for c in table]
-    return [_write(stem.with_suffix(".csv"), table.to_csv(index=False)),
-            _write(stem.with_suffix(".md"), shown.to_markdown(index=False, disable_numparse=True, colalign=sides) + "\n"),
+    return [_write(stem.with_suffix(".csv"), table.to_csv(index=False)), _write(stem.with_suffix(".md"),
+                                                                                shown.to_markdown(index=False,
+                                                                                                  disable_numparse=True,
+                                                                                                  colalign=sides)
+                                                                                + "\n"),
             _write(stem.with_suffix(".tex"), shown.to_latex(index=False, escape=True))]
 
 def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
@@ -273,12 +304,17 @@ def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
     whole = about | {"table": None if table is None else table.to_dict("records"), "floats": floats}
     return _write(path, json.dumps(whole, indent=1, sort_keys=True, default=str) + "\n")
 
-def _make_smaller(path: Path, limit: int = 500_000) -> None:   # grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
+# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
+# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
+# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
+# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
+def _make_smaller(path: Path, limit: int = 500_000) -> None:
     from PIL import Image
     picture, share = Image.open(path).convert("RGB"), 1.0
     while (size := path.stat().st_size) > limit:
         share *= 0.98 * (limit / size) ** 0.5
-        picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS).save(path, optimize=True)
+        picture.resize((round(picture.width * share), round(picture.height * share)),
+                       Image.Resampling.LANCZOS).save(path, optimize=True)
 
 def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
@@ -294,18 +330,24 @@ def save_artifact(
     table: pd.DataFrame | None = None,   # → .csv, .md and .tex
     rows: dict | None = None,            # numbers worth keeping → .json
     provenance: dict | None = None,      # of the run(s) behind it, e.g. `run.provenance`
-    real: bool = False,                  # from photographs of real people: to local/figures, numbers also to figures/paper
+    # from photographs of real people: to local/figures, numbers also to figures/paper
+    real: bool = False,
     floats: str = ".3f",                 # how the table prints floats
 ) -> Artifact:
     "Store a figure and/or a table with its provenance; writes nothing at smoke and under nbdev_test."
     folder = artifact_folder(tier, real)
-    if folder is None: return Artifact(label, None, (), "not stored: smoke and test runs leave figures/ alone")
+    if folder is None:
+        return Artifact(label, None, (), "not stored: smoke and test runs leave figures/ alone")
     folder.mkdir(parents=True, exist_ok=True)
     stem, files = folder / label, []
-    if figure is not None: files += _write_figure(stem, figure)
-    if table is not None: files += _write_table(stem, table, floats)
-    about = {"label": label, "tier": tier, "rows": rows or {}, "provenance": {
-        "code_version": code_version(), "packages": package_versions(), "date": time.strftime("%Y-%m-%d"), **(provenance or {})}}
+    if figure is not None:
+        files += _write_figure(stem, figure)
+    if table is not None:
+        files += _write_table(stem, table, floats)
+    about = {"label": label, "tier": tier, "rows": rows or {}, "provenance": {"code_version": code_version(),
+                                                                              "packages": package_versions(),
+                                                                              "date": time.strftime("%Y-%m-%d"),
+                                                                              **(provenance or {})}}
     files.append(_write(stem.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True, default=str) + "\n"))
     if real: files.append(_numbers(about, table, floats))
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
@@ -331,11 +373,14 @@ def show_artifact(
     from IPython.display import Image, Markdown, display
     path = find_artifact(label, tier, real)
     if path is None: return display(Markdown(f"*No stored `{label}` yet: run `make reproduce`.*"))
-    about = json.loads(path.read_text(encoding="utf-8")); p = about["provenance"]
-    facts = [f"tier **{about['tier']}**", p.get("device"), f"{p['seconds'] / 60:.0f} min of training" if p.get("seconds") and (p.get("run") or p.get("runs")) else None, f"code {p['code_version']}"]
+    about = json.loads(path.read_text(encoding="utf-8"))
+    p = about["provenance"]
+    facts = [f"tier **{about['tier']}**", p.get("device"), f"{p['seconds'] / 60:.0f} min of training"
+             if p.get("seconds") and (p.get("run") or p.get("runs")) else None, f"code {p['code_version']}"]
     display(Markdown(f"**{label}** as stored: " + " · ".join(f for f in facts if f)))
     if path.with_suffix(".png").exists(): display(Image(path.with_suffix(".png")))
-    if path.with_suffix(".md").exists(): display(Markdown(path.with_suffix(".md").read_text(encoding="utf-8")))
+    if path.with_suffix(".md").exists():
+        display(Markdown(path.with_suffix(".md").read_text(encoding="utf-8")))
 
 # %% ../nbs/00_core.ipynb #b927b047
 @contextmanager
@@ -346,6 +391,8 @@ def evaluating(
     modes = [(m, m.training) for m in net.modules()]
     net.eval()
     try:
-        with torch.no_grad(): yield net
+        with torch.no_grad():
+            yield net
     finally:
-        for m, mode in modes: m.training = mode
+        for m, mode in modes:
+            m.training = mode

@@ -56,27 +56,33 @@ class Label(NamedTuple):
     cam: int
 
 def name_rule(
-    pattern: str | None = None,  # a regular expression with groups id and cam, found anywhere in a file's name; None: NAME_RULE
+    # a regular expression with groups id and cam, found anywhere in a file's name; None: NAME_RULE
+    pattern: str | None = None,
 ) -> re.Pattern:
     "How file names are read. Raises ValueError when the pattern is no regular expression or lacks a group."
     if pattern is None: return NAME_RULE
     remedy = r"Write it like (?P<id>\d+)-cam(?P<cam>\d+), which reads 12-cam3.jpg as person 12 at camera 3"
-    try: rule = re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as e: raise ValueError(f"pattern {pattern!r}: not a regular expression ({e}). {remedy}") from None
+    try:
+        rule = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as e:
+        raise ValueError(f"pattern {pattern!r}: not a regular expression ({e}). {remedy}") from None
     lacking = [g for g in ("id", "cam") if g not in rule.groupindex]
-    if lacking: raise ValueError(f"pattern {pattern!r}: lacks the group {' and the group '.join(lacking)}. {remedy}")
+    if lacking:
+        raise ValueError(f"pattern {pattern!r}: lacks the group {' and the group '.join(lacking)}. {remedy}")
     return rule
 
 def _whole(m: re.Match, group: str) -> int:
     if re.fullmatch(r"-?\d{1,18}", m[group] or ""): return int(m[group])
     if group == "cam" and not m[group]: return -1
-    raise ValueError(f"{m.string}: the pattern {m.re.pattern!r} finds {m[group]!r} for {group}, which is no whole number. Let the group {group} match digits only")
+    raise ValueError(f"{m.string}: the pattern {m.re.pattern!r} finds {m[group]!r} for {group}, which is no whole "
+                     f"number. Let the group {group} match digits only")
 
 def parse_name(
     name: str,  # of the file, without its folder
     rule: re.Pattern = NAME_RULE,  # from `name_rule`
 ) -> Label | None:
-    "Person and camera from a file name; None when it does not follow the rule. Raises ValueError when a rule of one's own finds no number."
+    """Person and camera from a file name; None when it does not follow the rule. Raises ValueError when a rule of one's
+    own finds no number."""
     m = rule.search(name)
     return m and Label(_whole(m, "id"), _whole(m, "cam"))
 
@@ -88,8 +94,8 @@ def is_photo(
 
 # %% ../nbs/14_datasets.ipynb #1f5124e5
 REMEDY = ("Unpack the dataset again, or give `load_dataset` the folder that holds bounding_box_train/, query/ and "
-          "bounding_box_test/ (Market-1501, DukeMTMC-reID, CUHK03-NP), list_train.txt (MSMT17), or one folder per person; "
-          "or a .csv file with the columns path, id, camera and split.")
+          "bounding_box_test/ (Market-1501, DukeMTMC-reID, CUHK03-NP), list_train.txt (MSMT17), or one folder per "
+          "person; " "or a .csv file with the columns path, id, camera and split.")
 
 class Listing(NamedTuple):
     "The files of a folder, sorted by name."
@@ -101,10 +107,12 @@ def list_photos(
 ) -> Listing:
     "Photos and other files of one folder. Raises FileNotFoundError when it is missing or holds no photo."
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder. {REMEDY}")
-    with os.scandir(folder) as entries: names = sorted(e.name for e in entries if not e.is_dir())
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if not e.is_dir())
     photos = [folder / n for n in names if is_photo(n)]
     ignored = tuple(n for n in names if not is_photo(n))
-    if not photos: raise FileNotFoundError(f"{folder}: no photo in it ({len(ignored)} other files). {REMEDY}")
+    if not photos:
+        raise FileNotFoundError(f"{folder}: no photo in it ({len(ignored)} other files). {REMEDY}")
     return Listing(photos, ignored)
 
 # %% ../nbs/14_datasets.ipynb #62a1a0f9
@@ -118,7 +126,8 @@ def make_split(
     ids, cams = (np.array([l[k] for l in labels], dtype=np.int64) for k in (0, 1))
     return Split(list(photos), ids, cams, name, tuple(ignored))
 
-def _form(rule: re.Pattern) -> str: return "start like 0002_c1… or 0002_000_01_…" if rule is NAME_RULE else f"follow the pattern {rule.pattern!r}"
+def _form(rule: re.Pattern) -> str:
+    return "start like 0002_c1… or 0002_000_01_…" if rule is NAME_RULE else f"follow the pattern {rule.pattern!r}"
 
 def read_folder(
     folder: Path,  # photos whose names carry person and camera
@@ -129,8 +138,12 @@ def read_folder(
     photos, ignored = list_photos(folder)
     labels = [parse_name(p.name, rule) for p in photos]
     odd = tuple(p.name for p, l in zip(photos, labels) if l is None)
-    if len(odd) == len(photos): raise ValueError(f"{folder}: none of the {len(odd)} file names in it {_form(rule)}, e.g. {odd[0]}. Give a pattern that fits. {REMEDY}")
-    if odd: warnings.warn(f"{folder}: {len(odd)} photos passed over, their names do not {_form(rule)}: {', '.join(odd[:3])}")
+    if len(odd) == len(photos):
+        raise ValueError(f"{folder}: none of the {len(odd)} file names in it {_form(rule)}, e.g. {odd[0]}. Give a "
+                         f"pattern that fits. {REMEDY}")
+    if odd:
+        warnings.warn(
+            f"{folder}: {len(odd)} photos passed over, their names do not {_form(rule)}: {', '.join(odd[:3])}")
     kept = [(p, l) for p, l in zip(photos, labels) if l is not None]
     return make_split([p for p, _ in kept], [l for _, l in kept], name, ignored + odd)
 
@@ -172,10 +185,13 @@ def read_market_layout(
     rule: re.Pattern = NAME_RULE,  # from `name_rule`
 ) -> ReidData:
     "Market-1501, DukeMTMC-reID and CUHK03-NP share one layout."
-    train, query, gallery = (read_folder(root / f, n, rule) for f, n in (("bounding_box_train", "train"), ("query", "query"), ("bounding_box_test", "gallery")))
+    train, query, gallery = (read_folder(root / f, n, rule) for f, n in (("bounding_box_train", "train"),
+                                                                         ("query", "query"), ("bounding_box_test",
+                                                                                              "gallery")))
     more = (("gt_bbox", "multi_query"), ("val_query", "val_query"), ("val_gallery", "val_gallery"))
     extra = {n: read_folder(root / f, n, rule) for f, n in more if (root / f).is_dir()}
-    if more := extra.get("multi_query"): extra["multi_query"] = more.take(np.isin(more.ids, query.ids))._replace(ignored=more.ignored)
+    if more := extra.get("multi_query"):
+        extra["multi_query"] = more.take(np.isin(more.ids, query.ids))._replace(ignored=more.ignored)
     return ReidData(name, root, train, query, gallery, **extra)
 
 # %% ../nbs/14_datasets.ipynb #b3ba07bb
@@ -185,19 +201,25 @@ def _person_folders(root: Path) -> list:
 
 def _number(folder: Path) -> int:
     if re.fullmatch(r"-?\d{1,18}", folder.name): return int(folder.name)
-    raise ValueError(f"{folder}: in a tree with train, query and gallery a person's folder must be named by a number. Rename it, or write a .csv file, where people may have names")
+    raise ValueError(f"{folder}: in a tree with train, query and gallery a person's folder must be named by a number. "
+                     "Rename it, or write a .csv file, where people may have names")
 
 def _read_people(root: Path, name: str, shift: int | None = None, rule: re.Pattern = NAME_RULE) -> Split:
     "Person k is the k-th folder, or with a shift the folder's own number plus that."
     photos, ids, ignored = [], [], ()
     for k, d in enumerate(_person_folders(root), start=1):
         found, others = list_photos(d)
-        photos += found; ignored += others
+        photos += found
+        ignored += others
         ids += [k if shift is None else _number(d) + shift] * len(found)
     said = [rule.search(p.name) for p in photos]
     odd = [p for p, m in zip(photos, said) if m is None] if rule is not NAME_RULE else []
-    if odd and len(odd) == len(photos): raise ValueError(f"{root}: none of the {len(odd)} file names below it {_form(rule)}, e.g. {odd[0].name}. Give a pattern that fits, or none")
-    if odd: warnings.warn(f"{root}: {len(odd)} photos without a camera, their names do not {_form(rule)}: {', '.join(p.name for p in odd[:3])}")
+    if odd and len(odd) == len(photos):
+        raise ValueError(f"{root}: none of the {len(odd)} file names below it {_form(rule)}, e.g. {odd[0].name}. Give "
+                         "a pattern that fits, or none")
+    if odd:
+        warnings.warn(f"{root}: {len(odd)} photos without a camera, their names do not {_form(rule)}: "
+                      f"{', '.join(p.name for p in odd[:3])}")
     return make_split(photos, [Label(i, _whole(m, "cam") if m else -1) for i, m in zip(ids, said)], name, ignored)
 
 def read_person_folders(
@@ -205,23 +227,31 @@ def read_person_folders(
     name: str = "folder",  # of the dataset
     rule: re.Pattern = NAME_RULE,  # from `name_rule`: of one's own, it also reads photos that lie in `root` itself
 ) -> ReidData:
-    "Any photos, one folder per person, numbered from 1 in the order of their names; no test people unless they have folders of their own."
+    """Any photos, one folder per person, numbered from 1 in the order of their names; no test people unless they have
+    folders of their own."""
     train = next((root / t for t in ("train_all", "train") if (root / t).is_dir() and _person_folders(root / t)), None)
     nobody = make_split([], [], "query")
     if train is None:
         flat = rule is not NAME_RULE and not _person_folders(root)
-        return ReidData(name, root, read_folder(root, "train", rule) if flat else _read_people(root, "train", None, rule), nobody, nobody._replace(name="gallery"))
+        return ReidData(name, root, read_folder(root, "train", rule) if flat else _read_people(root, "train", None,
+                                                                                               rule), nobody,
+                        nobody._replace(name="gallery"))
     for f in (root / "query", root / "gallery"):
-        if not f.is_dir(): raise FileNotFoundError(f"{f}: no such folder, though {train} is there. {REMEDY}")
-    folders = [(train, "train"), (root / "query", "query"), (root / "gallery", "gallery"), (root / "multi-query", "multi_query")]
+        if not f.is_dir():
+            raise FileNotFoundError(f"{f}: no such folder, though {train} is there. {REMEDY}")
+    folders = [(train, "train"), (root / "query", "query"), (root / "gallery", "gallery"),
+               (root / "multi-query", "multi_query")]
     return ReidData(name, root, *(_read_people(f, n, 0, rule) for f, n in folders if f.is_dir()))
 
 # %% ../nbs/14_datasets.ipynb #96388bdd
 def _read_text(path: Path) -> str:
     data = path.read_bytes()
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e: line = data[:e.start].count(10) + 1
-    raise ValueError(f"{path}, line {line}: not UTF-8 text. Save it again as UTF-8 (a spreadsheet calls it 'CSV UTF-8')")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data[:e.start].count(10) + 1
+    raise ValueError(
+        f"{path}, line {line}: not UTF-8 text. Save it again as UTF-8 (a spreadsheet calls it 'CSV UTF-8')")
 
 def _read_list(root: Path, lists: list, folder: Path, name: str, rule: re.Pattern) -> Split:
     photos, people = [], []
@@ -229,12 +259,19 @@ def _read_list(root: Path, lists: list, folder: Path, name: str, rule: re.Patter
         for n, text in enumerate(_read_text(root / f).splitlines(), start=1):
             line = text.rsplit(maxsplit=1)
             if not line: continue
-            if len(line) < 2 or not re.fullmatch(r"\d{1,18}", line[1]): raise ValueError(f"{root / f}, line {n}: no 'path number' in {text.strip()!r}. {REMEDY}")
-            photos.append(folder / line[0]); people.append(int(line[1]) + 1)
+            if len(line) < 2 or not re.fullmatch(r"\d{1,18}", line[1]):
+                raise ValueError(f"{root / f}, line {n}: no 'path number' in {text.strip()!r}. {REMEDY}")
+            photos.append(folder / line[0])
+            people.append(int(line[1]) + 1)
     missing = [p for p in photos if not p.is_file()]
-    if missing: raise FileNotFoundError(f"{missing[0]}: in {', '.join(lists)} of {root} but not on disk, with {len(missing) - 1} others. {REMEDY}")
+    if missing:
+        raise FileNotFoundError(f"{missing[0]}: in {', '.join(lists)} of {root} but not on disk, with "
+                                f"{len(missing) - 1} others. {REMEDY}")
     said = [rule.search(p.name) for p in photos]
-    if None in said: raise ValueError(f"{photos[said.index(None)]}: the name does not {'start like 0000_000_01_…' if rule is NAME_RULE else _form(rule)}, so its camera is unknown. {REMEDY}")
+    if None in said:
+        raise ValueError(f"{photos[said.index(None)]}: the name does not "
+                         f"{'start like 0000_000_01_…' if rule is NAME_RULE else _form(rule)}, so its camera is "
+                         f"unknown. {REMEDY}")
     return make_split(photos, [Label(i, _whole(m, "cam")) for i, m in zip(people, said)], name)
 
 def read_msmt_lists(
@@ -243,13 +280,16 @@ def read_msmt_lists(
     rule: re.Pattern = NAME_RULE,  # from `name_rule`
 ) -> ReidData:
     "MSMT17: list files name the photos; 0-based people become 1-based, so that 0 stays free for distractors."
-    def folder(*names): return next((root / n for n in names if (root / n).is_dir()), root / names[0])
+    def folder(*names):
+        return next((root / n for n in names if (root / n).is_dir()), root / names[0])
     train, test = folder("train", "mask_train_v2"), folder("test", "mask_test_v2")
     for f in (train, test, root / "list_query.txt", root / "list_gallery.txt"):
         if not f.exists(): raise FileNotFoundError(f"{f}: not there. {REMEDY}")
     val = {k: _read_people(root / k, k, 1, rule) for k in ("val_query", "val_gallery") if (root / k).is_dir()}
     learnt = [f for f in ("list_train.txt", "list_val.txt") if (root / f).is_file()]
-    splits = [_read_list(root, lists, where, n, rule) for lists, where, n in ((learnt, train, "train"), (["list_query.txt"], test, "query"), (["list_gallery.txt"], test, "gallery"))]
+    splits = [_read_list(root, lists, where, n, rule) for lists, where, n in ((learnt, train, "train"),
+                                                                              (["list_query.txt"], test, "query"),
+                                                                              (["list_gallery.txt"], test, "gallery"))]
     return ReidData(name, root, *splits, **val)
 
 # %% ../nbs/14_datasets.ipynb #15c3fae8
@@ -265,19 +305,27 @@ class _Row(NamedTuple):
 def _csv_rows(path: Path) -> list:
     "The `_Row`s of a CSV, blank lines left out."
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    try: table = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
-    except csv.Error as e: raise ValueError(f"{path}, line {reader.line_num}: cannot be read ({e}). Write a cell with a comma or a quote in quotes, and close them") from None
+    try:
+        table = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
+    except csv.Error as e:
+        raise ValueError(f"{path}, line {reader.line_num}: cannot be read ({e}). Write a cell with a comma or a quote "
+                         "in quotes, and close them") from None
     if not table: raise ValueError(f"{path}: an empty file. {CSV_FORM}")
     (line, head), *rest = table
     head = [c.lower() for c in head]
     for c in ("path", "id"):
-        if c not in head: raise ValueError(f"{path}, line {line}: no column {c!r} in the header ({', '.join(head)})"
-                                           + (f"; it is divided by {head[0].strip('abcdehilmnprst ')[:1]!r}, not by commas" if len(head) == 1 and re.search("[;\t|]", head[0]) else "") + f". {CSV_FORM}")
+        if c not in head:
+            raise ValueError(f"{path}, line {line}: no column {c!r} in the header ({', '.join(head)})"
+                             + (f"; it is divided by {head[0].strip('abcdehilmnprst ')[:1]!r}, not by commas"
+                                if len(head) == 1 and re.search("[;\t|]", head[0]) else "") + f". {CSV_FORM}")
     where = {c: head.index(c) for c in _Row._fields[1:] if c in head}
     for c in where:
-        if head.count(c) > 1: raise ValueError(f"{path}, line {line}: {head.count(c)} columns are called {c!r}. Keep one")
+        if head.count(c) > 1:
+            raise ValueError(f"{path}, line {line}: {head.count(c)} columns are called {c!r}. Keep one")
     for n, row in rest:
-        if len(row) != len(head): raise ValueError(f"{path}, line {n}: {len(row)} cells under a header of {len(head)}. Write a path with a comma in quotes")
+        if len(row) != len(head):
+            raise ValueError(f"{path}, line {n}: {len(row)} cells under a header of {len(head)}. Write a path with a "
+                             "comma in quotes")
     return [_Row(n, **{c: row[k] for c, k in where.items()}) for n, row in rest]
 
 def _csv_people(path: Path, rows: list) -> list:
@@ -285,7 +333,9 @@ def _csv_people(path: Path, rows: list) -> list:
     names = [unicodedata.normalize("NFC", r.id) for r in rows]
     if all(re.fullmatch(r"-?\d{1,18}", n) for n in names): return [int(n) for n in names]
     for r, n in zip(rows, names):
-        if not n or n in ("0", "-1"): raise ValueError(f"{path}, line {r.line}: id {n!r} in a file in which people have names. " + ("Give a name" if not n else "0 and -1 mean nobody only where all ids are numbers"))
+        if not n or n in ("0", "-1"):
+            raise ValueError(f"{path}, line {r.line}: id {n!r} in a file in which people have names. "
+                             + ("Give a name" if not n else "0 and -1 mean nobody only where all ids are numbers"))
     number = {n: k for k, n in enumerate(sorted(set(names)), start=1)}
     return [number[n] for n in names]
 
@@ -294,30 +344,42 @@ def _csv_label(path: Path, row: _Row, person: int) -> Label:
     "Checks one row. Raises ValueError naming file, line and remedy."
     where, splits = f"{path}, line {row.line}", ReidData._fields[2:]
     if not row.path: raise ValueError(f"{where}: no path. {CSV_FORM}")
-    if row.split not in splits: raise ValueError(f"{where}: no such split as {row.split!r}. Write one of {', '.join(splits)}")
-    if not re.fullmatch(r"-1|\d{0,18}", row.camera): raise ValueError(f"{where}: camera {row.camera!r} is no number. Write a whole number from 0, or nothing where the camera is unknown")
+    if row.split not in splits:
+        raise ValueError(f"{where}: no such split as {row.split!r}. Write one of {', '.join(splits)}")
+    if not re.fullmatch(r"-1|\d{0,18}", row.camera):
+        raise ValueError(f"{where}: camera {row.camera!r} is no number. Write a whole number from 0, or nothing where "
+                         "the camera is unknown")
     if person < (-1 if row.split.endswith("gallery") else 1):
-        raise ValueError(f"{where}: id {person} in {row.split}. Number people from 1; 0 (a distractor) and -1 (junk) are for the gallery only")
+        raise ValueError(f"{where}: id {person} in {row.split}. Number people from 1; 0 (a distractor) and -1 (junk) "
+                         "are for the gallery only")
     return Label(person, int(row.camera or -1))
 
 def read_csv(
     path: Path,         # the file
     name: str = "csv",  # of the dataset
 ) -> ReidData:
-    "Photos listed in a CSV with columns path, id, camera and split. Raises ValueError or FileNotFoundError naming file, line and remedy."
+    """Photos listed in a CSV with columns path, id, camera and split. Raises ValueError or FileNotFoundError naming
+    file, line and remedy."""
     rows, root = _csv_rows(path), path.parent
     found, seen, missing = {s: [] for s in ReidData._fields[2:]}, {}, []
     for row, person in zip(rows, _csv_people(path, rows)):
         label, key = _csv_label(path, row, person), (row.split, os.path.normpath(root / row.path))
-        if key in seen: raise ValueError(f"{path}, line {row.line}: {row.path} stands in line {seen[key]} too, for the same split {row.split}. Delete one of the two lines")
+        if key in seen:
+            raise ValueError(f"{path}, line {row.line}: {row.path} stands in line {seen[key]} too, for the same split "
+                             f"{row.split}. Delete one of the two lines")
         seen[key] = row.line
         found[row.split].append((root / row.path, label))
         if not os.path.isfile(root / row.path): missing.append(row)
     if missing:
-        raise FileNotFoundError(f"{path}, line {missing[0].line}: there is no photo {missing[0].path}, nor those of {len(missing) - 1} other lines. Write paths as they are seen from the folder {root}, or in full, with / between folders")
-    if not found["train"]: raise ValueError(f"{path}: {len(rows)} photos, none of them in the split train, so there is nobody to learn from. Write train in the column split of some")
+        raise FileNotFoundError(f"{path}, line {missing[0].line}: there is no photo {missing[0].path}, nor those of "
+                                f"{len(missing) - 1} other lines. Write paths as they are seen from the folder {root}, "
+                                "or in full, with / between folders")
+    if not found["train"]:
+        raise ValueError(f"{path}: {len(rows)} photos, none of them in the split train, so there is nobody to learn "
+                         "from. Write train in the column split of some")
     split = {s: make_split(*map(list, zip(*sorted(photos))), s) if photos else None for s, photos in found.items()}
-    for s in ("query", "gallery"): split[s] = split[s] or make_split([], [], s)
+    for s in ("query", "gallery"):
+        split[s] = split[s] or make_split([], [], s)
     return ReidData(name, root, **split)
 
 # %% ../nbs/14_datasets.ipynb #7636f1ba
@@ -328,24 +390,31 @@ class Layout(NamedTuple):
 
 def _boxes_name(root: Path) -> str:
     first = next(filter(is_photo, os.listdir(root / "bounding_box_train")), "")
-    return "market" if re.match(r"-?\d+_c\d+s\d+_", first) else "duke" if re.match(r"-?\d+_c\d+_f\d+", first) else "cuhk03"
+    return "market" if re.match(r"-?\d+_c\d+s\d+_", first) else "duke" if re.match(r"-?\d+_c\d+_f\d+",
+                                                                                   first) else "cuhk03"
 
 def _layout_at(root: Path) -> Layout | None:
     if (root / "list_train.txt").is_file(): return Layout("msmt17", root)
     if (root / "bounding_box_train").is_dir(): return Layout(_boxes_name(root), root)
     if (root / "train_all").is_dir() and (root / "query").is_dir(): return Layout("folder", root)
-    return next((Layout("cuhk03", root / b) for b in ("detected", "labeled") if (root / b / "bounding_box_train").is_dir()), None)
+    return next((Layout("cuhk03", root / b) for b in ("detected", "labeled")
+                 if (root / b / "bounding_box_train").is_dir()), None)
 
 def detect_layout(
     path: Path,  # the dataset's folder, or the one around it
     flat: bool = False,  # whether photos that lie in the folder itself are a dataset, too
 ) -> Layout:
-    "The layout of a folder; looks one level deeper too. Raises OSError when there is none, ValueError when there are several."
-    if path.is_file(): raise NotADirectoryError(f"{path}: a file, not a folder. Unpack it if it is an archive, and give the folder. {REMEDY}")
+    """The layout of a folder; looks one level deeper too. Raises OSError when there is none, ValueError when there are
+    several."""
+    if path.is_file():
+        raise NotADirectoryError(f"{path}: a file, not a folder. Unpack it if it is an archive, and give the folder. "
+                                 f"{REMEDY}")
     if not path.is_dir(): raise FileNotFoundError(f"{path}: no such folder. {REMEDY}")
     inner = sorted(d for d in path.iterdir() if d.is_dir() and not d.name.startswith("."))
     found = [l for l in [_layout_at(path)] if l] or [l for l in map(_layout_at, inner) if l]
-    if len(found) > 1: raise ValueError(f"{path}: holds {len(found)} datasets ({', '.join(l.root.name for l in found)}); name one of these folders")
+    if len(found) > 1:
+        raise ValueError(f"{path}: holds {len(found)} datasets ({', '.join(l.root.name for l in found)}); name one of "
+                         "these folders")
     if found: return found[0]
     people = any(_person_folders(p) for p in (path, path / "train", path / "train_all") if p.is_dir())
     if people or flat and any(map(is_photo, os.listdir(path))): return Layout("folder", path)
@@ -355,10 +424,16 @@ def detect_layout(
 DATASETS = ("market", "duke", "msmt17", "cuhk03", "cuhk03-labeled", "folder", "csv")
 
 def _load_csv(name: str | None, path: Path, pattern: str | None) -> ReidData:
-    if name not in (None, "csv"): raise ValueError(f"{path}: a CSV file, not {name}; give name=None to take what is there, or the folder of {name}")
-    if pattern: raise ValueError(f"{path}: a CSV says persons and cameras in its columns, so the pattern {pattern!r} has nothing to read. Leave it out")
-    if not path.is_file(): raise FileNotFoundError(f"{path}: {'a folder, not a CSV file' if path.is_dir() else 'no such file'}. {REMEDY}")
-    if path.suffix.lower() != ".csv": raise ValueError(f"{path}: its name does not end in .csv. Rename it if it is a CSV file. {CSV_FORM}")
+    if name not in (None, "csv"):
+        raise ValueError(f"{path}: a CSV file, not {name}; give name=None to take what is there, or the folder of "
+                         f"{name}")
+    if pattern:
+        raise ValueError(f"{path}: a CSV says persons and cameras in its columns, so the pattern {pattern!r} has "
+                         "nothing to read. Leave it out")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {'a folder, not a CSV file' if path.is_dir() else 'no such file'}. {REMEDY}")
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"{path}: its name does not end in .csv. Rename it if it is a CSV file. {CSV_FORM}")
     return read_csv(path)
 
 def load_dataset(
@@ -368,20 +443,28 @@ def load_dataset(
 ) -> ReidData:
     "Read a dataset's file names (no pixels yet). Raises OSError or ValueError naming the path and the remedy."
     path, rule = Path(path).expanduser(), name_rule(pattern)
-    if name not in (None, *DATASETS): raise ValueError(f"{name!r}: no such dataset; one of {', '.join(DATASETS)}, or None to recognise what lies at {path}")
-    if name == "csv" or path.suffix.lower() == ".csv" and not path.is_dir(): return _load_csv(name, path, pattern)
+    if name not in (None, *DATASETS):
+        raise ValueError(f"{name!r}: no such dataset; one of {', '.join(DATASETS)}, or None to recognise what lies at "
+                         f"{path}")
+    if name == "csv" or path.suffix.lower() == ".csv" and not path.is_dir():
+        return _load_csv(name, path, pattern)
     found = Layout(name, path) if name == "folder" and path.is_dir() and not _layout_at(path) else detect_layout(path, flat=pattern is not None)
     boxes = found.name not in ("msmt17", "folder")
-    if boxes and pattern: found = Layout((name or "folder").removesuffix("-labeled"), found.root)   # such names say nothing of the set
+    # such names say nothing of the set
+    if boxes and pattern:
+        found = Layout((name or "folder").removesuffix("-labeled"), found.root)
     wanted = (name or found.name).removesuffix("-labeled")
     if wanted != found.name:
-        raise ValueError(f"{path}: looks like {found.name}, not {name}; give name=None to take what is there, or another path. {REMEDY}")
-    if name == "cuhk03-labeled" and found.root.name == "detected": found = Layout(name, found.root.parent / "labeled")
+        raise ValueError(f"{path}: looks like {found.name}, not {name}; give name=None to take what is there, or "
+                         f"another path. {REMEDY}")
+    if name == "cuhk03-labeled" and found.root.name == "detected":
+        found = Layout(name, found.root.parent / "labeled")
     read = read_market_layout if boxes else {"msmt17": read_msmt_lists, "folder": read_person_folders}[found.name]
     data = read(found.root, name or found.name, rule)
     if not data.train.n: raise FileNotFoundError(f"{path}: no photo in it. {REMEDY}")
     if data.name == "duke" and not (data.root / "factors.csv").is_file():
-        warnings.warn(f"{data.root}: DukeMTMC-reID was withdrawn by its owners; start nothing new with it (dgnet_data card duke)", stacklevel=2)
+        warnings.warn(f"{data.root}: DukeMTMC-reID was withdrawn by its owners; start nothing new with it (dgnet_data "
+                      "card duke)", stacklevel=2)
     return data
 
 # %% ../nbs/14_datasets.ipynb #5c0b36cb
@@ -396,7 +479,8 @@ def pick_queries(
     ids: Int[np.ndarray, "n"],   # persons
     cams: Int[np.ndarray, "n"],  # cameras, -1 for none
 ) -> np.ndarray:
-    "Mask of the photos to query: the first of two or more by one person at one camera, if another camera saw that person (or no camera is known)."
+    """Mask of the photos to query: the first of two or more by one person at one camera, if another camera saw that
+    person (or no camera is known)."""
     chosen = np.zeros(len(ids), bool)
     for person in np.unique(ids):
         rows = np.flatnonzero(ids == person)
@@ -410,9 +494,13 @@ def holdout(
 ) -> ReidData:
     "Keep the last `n_ids` training people for validation. Raises ValueError when there are too few."
     people = data.train.people
-    if not 0 < n_ids < len(people): raise ValueError(f"{data.root}: cannot hold out {n_ids} of {len(people)} training people")
+    if not 0 < n_ids < len(people):
+        raise ValueError(f"{data.root}: cannot hold out {n_ids} of {len(people)} training people")
     held = np.isin(data.train.ids, people[-n_ids:])
     val = data.train.take(held)
     chosen = pick_queries(val.ids, val.cams)
-    if not chosen.any(): raise ValueError(f"{data.root}: none of the {n_ids} held-out people can be looked for: it takes two photos by one camera and one by another (without cameras, two photos)")
-    return data._replace(train=data.train.take(~held), val_query=val.take(chosen, "val_query"), val_gallery=val.take(~chosen, "val_gallery"))
+    if not chosen.any():
+        raise ValueError(f"{data.root}: none of the {n_ids} held-out people can be looked for: it takes two photos by "
+                         "one camera and one by another (without cameras, two photos)")
+    return data._replace(train=data.train.take(~held), val_query=val.take(chosen, "val_query"),
+                         val_gallery=val.take(~chosen, "val_gallery"))

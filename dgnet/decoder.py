@@ -36,13 +36,19 @@ class StyleMLPs(nn.Module):
         mlp_dim: int,    # hidden width of the MLPs
     ):
         super().__init__()
-        if code_size % n_res: raise ValueError(f"a code of {code_size} numbers cannot be cut into {n_res} equal pieces: change n_parts or n_res")
+        if code_size % n_res:
+            raise ValueError(f"a code of {code_size} numbers cannot be cut into {n_res} equal pieces: change n_parts "
+                             "or n_res")
         self.n_res = n_res
         self.mlp_w = nn.ModuleList(mlp(code_size // n_res, mlp_dim, 2 * width) for _ in range(n_res))
         self.mlp_b = nn.ModuleList(mlp(code_size // n_res, mlp_dim, 2 * width) for _ in range(n_res))
 
     def forward(self, a: Float[Tensor, "b c p"]) -> list[tuple[Style, Style]]:
-        pieces = a.flatten(1).chunk(self.n_res, 1)   # channel by channel: piece 1 is the first channels of *all* stripes
+        # channel by channel: piece 1 is the first channels of *all* stripes
+        # channel by channel: piece 1 is the first channels of *all* stripes
+        # channel by channel: piece 1 is the first channels of *all* stripes
+        # channel by channel: piece 1 is the first channels of *all* stripes
+        pieces = a.flatten(1).chunk(self.n_res, 1)
         params = [(w(v).chunk(2, 1), b(v).chunk(2, 1)) for v, w, b in zip(pieces, self.mlp_w, self.mlp_b)]
         return [(Style(w[0], b[0]), Style(w[1], b[1])) for w, b in params]
 
@@ -93,9 +99,12 @@ class Decoder(nn.Module):
 
     def decode(self, styles: list[tuple[Style, Style]], s: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
         "Structure codes to images under ready-made styles, row by row."
-        def through(f, *v): return checkpoint(f, *v, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else f(*v)
-        for block, pair in zip(self.resblocks, styles): s = through(block, s, pair)
-        for up in self.ups: s = through(up, s)
+        def through(f, *v):
+            return checkpoint(f, *v, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else f(*v)
+        for block, pair in zip(self.resblocks, styles):
+            s = through(block, s, pair)
+        for up in self.ups:
+            s = through(up, s)
         return self.conv5(through(self.conv4, self.conv3(s)))
 
     def forward(self, a: Float[Tensor, "b c p"], s: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:

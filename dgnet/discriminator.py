@@ -51,7 +51,8 @@ class Discriminator(nn.Module):
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b 1 _ _"]]:
         maps = []
         for k, net in enumerate(self.nets):
-            if k: x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+            if k:
+                x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
             maps.append(net(x))
         return maps
 
@@ -60,7 +61,8 @@ def r1_penalty(
     maps: list[Float[Tensor, "b 1 _ _"]],  # D(x_real), one map per scale
     x_real: Float[Tensor, "b 3 h w"],      # the images, with requires_grad on
 ) -> Float[Tensor, ""]:
-    "Squared L2 norm of d(sum of a scale's map)/d(image), mean over the batch, summed over scales; without its weight (0.01)."
+    """Squared L2 norm of d(sum of a scale's map)/d(image), mean over the batch, summed over scales; without its weight
+    (0.01)."""
     if not x_real.requires_grad: raise ValueError("x_real needs requires_grad_() before D sees it")
     total = 0.0
     for scores in maps:

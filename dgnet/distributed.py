@@ -31,15 +31,28 @@ class SingleProcess:
     "Who shares a training: nobody. `parallel.SyncedProcessGroup` gives the other answers to the same questions."
     count, rank, main = 1, 0, True   # processes; which one this is; whether it is the one that writes
 
-    def check_batch(self, cfg: Config) -> None: "Raises ValueError for a batch that cannot be shared out."
-    def reseed_dropout(self, seed: int, it: int) -> None: "Dropout of its own from iteration `it` on."
-    def shard(self, drawn: tuple) -> tuple: "Its rows of a Batch or Fed that all have drawn alike."; return drawn
-    def synced_batch_norm(self, model: nn.Module, teacher: nn.Module) -> AbstractContextManager: "Inside, batch norm sees everybody's rows."; return nullcontext()
-    def average_gradients(self, optimisers: tuple) -> None: "Replaces gradients by their mean over all processes."
-    def mean_losses(self, losses: dict) -> dict: "Their means over all processes."; return losses
+    def check_batch(self, cfg: Config) -> None:
+        "Raises ValueError for a batch that cannot be shared out."
+    def reseed_dropout(self, seed: int, it: int) -> None:
+        "Dropout of its own from iteration `it` on."
+    def shard(self, drawn: tuple) -> tuple:
+        "Its rows of a Batch or Fed that all have drawn alike."
+        return drawn
+    def synced_batch_norm(self, model: nn.Module, teacher: nn.Module) -> AbstractContextManager:
+        "Inside, batch norm sees everybody's rows."
+        return nullcontext()
+    def average_gradients(self, optimisers: tuple) -> None:
+        "Replaces gradients by their mean over all processes."
+    def mean_losses(self, losses: dict) -> dict:
+        "Their means over all processes."
+        return losses
     def check_in_sync(self, state) -> None: "Raises RuntimeError when others are in another state."
-    def on_main(self, do: Callable[[], object]) -> None: "One does it while the others wait; what it raises, all raise."; do()
-    def lock(self, path: Path) -> AbstractContextManager: "A lock on `path` for all of them together."; return FileLock(path)
+    def on_main(self, do: Callable[[], object]) -> None:
+        "One does it while the others wait; what it raises, all raise."
+        do()
+    def lock(self, path: Path) -> AbstractContextManager:
+        "A lock on `path` for all of them together."
+        return FileLock(path)
 
 SINGLE_PROCESS = SingleProcess()
 
@@ -77,7 +90,8 @@ class _Together(torch.autograd.Function):
         var, mean = torch.var_mean(x.float(), over, correction=0)
         mean, var = moments = pool_moments(processes.gather(torch.stack([mean, var])))
         rstd = (var + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, rstd); ctx.processes, ctx.over, ctx.view = processes, over, shape
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.processes, ctx.over, ctx.view = processes, over, shape
         ctx.mark_non_differentiable(moments)
         scale = weight * rstd
         return torch.addcmul((bias - mean * scale).view(shape), x, scale.view(shape)).to(x.dtype), moments
@@ -102,14 +116,16 @@ def shared_batch_norm(
     if layer.track_running_stats:
         layer.num_batches_tracked += 1
         rate, rows = layer.momentum or 1 / float(layer.num_batches_tracked), x.numel() // x.shape[1] * processes.count
-        for kept, new in ((layer.running_mean, moments[0]), (layer.running_var, moments[1] * rows / (rows - 1))): kept.mul_(1 - rate).add_(new, alpha=rate)
+        for kept, new in ((layer.running_mean, moments[0]), (layer.running_var, moments[1] * rows / (rows - 1))):
+            kept.mul_(1 - rate).add_(new, alpha=rate)
     return y
 
 # %% ../nbs/34_distributed.ipynb #a640b0bb
 class ProcessGroup(SingleProcess):
     "Processes that tell each other tensors. Every method is called by all of them, in the same order."
     def __init__(self, state: PartialState):
-        self.count, self.rank, self.main, self.device = state.num_processes, state.process_index, state.is_main_process, state.device
+        self.count, self.rank, self.main, self.device = (state.num_processes, state.process_index,
+                                                         state.is_main_process, state.device)
 
     def gather(self, v: Tensor) -> Tensor:
         "Everybody's tensor, stacked in the order of their ranks."
@@ -127,8 +143,10 @@ class ProcessGroup(SingleProcess):
     def on_main(self, do: Callable[[], object]) -> None:
         said: list = [None]
         if self.main:
-            try: do()
-            except Exception as e: said = [e]
+            try:
+                do()
+            except Exception as e:
+                said = [e]
         dist.broadcast_object_list(said, src=0)
         if said[0] is not None: raise said[0]
 
@@ -137,68 +155,94 @@ class ProcessGroup(SingleProcess):
         lock, held = FileLock(path, timeout=2), torch.zeros(1, device=self.device)
         while not self.sum(held):
             if self.main:
-                try: lock.acquire(); held += 1
-                except Timeout: pass
-        try: yield
-        finally: lock.release()
+                try:
+                    lock.acquire()
+                    held += 1
+                except Timeout:
+                    pass
+        try:
+            yield
+        finally:
+            lock.release()
 
 # %% ../nbs/34_distributed.ipynb #86a3309e
 class SyncedProcessGroup(ProcessGroup):
-    "Several processes that train one network: each has its share of every batch. Raises ValueError for a batch that cannot be shared out."
+    """Several processes that train one network: each has its share of every batch. Raises ValueError for a batch that
+    cannot be shared out."""
     def __init__(self, state: PartialState, batch_norm: str = "shared", bucket: int = 2**25):
         super().__init__(state)
-        if batch_norm not in ("shared", "local"): raise ValueError(f"batch_norm={batch_norm!r}: choose shared (one process's numbers) or local (each its own rows)")
+        if batch_norm not in ("shared", "local"):
+            raise ValueError(f"batch_norm={batch_norm!r}: choose shared (one process's numbers) or local (each its own "
+                             "rows)")
         self.batch_norm, self.bucket = batch_norm, bucket   # numbers in one message
 
     def check_batch(self, cfg: Config) -> None:
-        if cfg.batch % self.count: raise ValueError(f"batch={cfg.batch}: {self.count} processes cannot share {cfg.batch} pairs equally. Start as many processes as divide it, or set another batch")
+        if cfg.batch % self.count:
+            raise ValueError(f"batch={cfg.batch}: {self.count} processes cannot share {cfg.batch} pairs equally. Start "
+                             "as many processes as divide it, or set another batch")
 
     def reseed_dropout(self, seed: int, it: int) -> None:
         if self.rank: torch.manual_seed(((seed * 1_000_003 + it) * 1_000_003 + self.rank) % 2**63)
 
-    def shard(self, drawn: tuple) -> tuple: return type(drawn)(*(shard_pairs(v, self.count, self.rank) for v in drawn))
+    def shard(self, drawn: tuple) -> tuple:
+        return type(drawn)(*(shard_pairs(v, self.count, self.rank) for v in drawn))
 
-    def mean_losses(self, losses: dict) -> dict: return dict(zip(losses, self.sum(torch.stack([v.float() for v in losses.values()])) / self.count))
+    def mean_losses(self, losses: dict) -> dict:
+        return dict(zip(losses, self.sum(torch.stack([v.float() for v in losses.values()])) / self.count))
 
     def average_tensors(self, tensors: list) -> None:
         "Each tensor becomes its mean over the processes, few messages for many tensors."
         some, held = [], 0
         for k, t in enumerate(tensors):
-            some.append(t); held += t.numel()
+            some.append(t)
+            held += t.numel()
             if held < self.bucket and k + 1 < len(tensors): continue
             flat = self.sum(torch.cat([v.reshape(-1) for v in some])) / self.count
             for v, new in zip(some, flat.split([v.numel() for v in some])): v.copy_(new.view_as(v))
             some, held = [], 0
 
-    def average_gradients(self, optimisers: tuple) -> None: self.average_tensors([p.grad for o in optimisers for g in o.param_groups for p in g["params"] if p.grad is not None])
+    def average_gradients(self, optimisers: tuple) -> None:
+        self.average_tensors([p.grad for o in optimisers for g in o.param_groups for p in g["params"]
+                              if p.grad is not None])
 
     def check_in_sync(self, state) -> None:
-        own = torch.tensor([state.it, sum(v.double().abs().sum().item() for v in state.model.state_dict().values())], dtype=torch.double, device=self.device)
+        own = torch.tensor([state.it, sum(v.double().abs().sum().item() for v in state.model.state_dict().values())],
+                           dtype=torch.double, device=self.device)
         others = self.gather(own)
-        if not torch.allclose(others, own.expand_as(others), rtol=1e-9, atol=0): raise RuntimeError(f"the processes start from different states (iterations {others[:, 0].int().tolist()}): their local/runs must be one folder, which all machines see")
+        if not torch.allclose(others, own.expand_as(others), rtol=1e-9, atol=0):
+            raise RuntimeError(f"the processes start from different states (iterations {others[:, 0].int().tolist()}): "
+                               "their local/runs must be one folder, which all machines see")
 
     @contextmanager
     def synced_batch_norm(self, model: nn.Module, teacher: nn.Module) -> Iterator[None]:
-        layers = [[m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] for net in (model, teacher)]
+        layers = [[m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] for net in (model,
+                                                                                                           teacher)]
         if self.batch_norm == "shared":
-            for m in sum(layers, []): m.forward = partial(shared_batch_norm, m, self)
-        try: yield
+            for m in sum(layers, []):
+                m.forward = partial(shared_batch_norm, m, self)
+        try:
+            yield
         finally:
             for m in sum(layers, []): m.__dict__.pop("forward", None)
-        if self.batch_norm == "local": self.average_tensors([v for m in layers[0] for v in (m.running_mean, m.running_var)])
+        if self.batch_norm == "local":
+            self.average_tensors([v for m in layers[0] for v in (m.running_mean, m.running_var)])
 
 # %% ../nbs/34_distributed.ipynb #0104942b
 def init_processes(
     batch_norm: str = "shared",  # shared: over the rows of all processes; local: each its own, another recipe
     timeout: float = 1800.0,     # seconds without an answer after which a process gives up
 ) -> SingleProcess:
-    "This process's place among those that torchrun or `accelerate launch` has started; ALONE when there is no other. Raises ValueError for too few GPUs."
+    """This process's place among those that torchrun or `accelerate launch` has started; ALONE when there is no other.
+    Raises ValueError for too few GPUs."""
     device = default_device()
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=timeout))
     if state.num_processes == 1: return SINGLE_PROCESS
-    if device.index is not None: raise ValueError(f"DGNET_DEVICE={device}: names one GPU for all {state.num_processes} processes. Say DGNET_DEVICE=cuda, and each takes its own")
+    if device.index is not None:
+        raise ValueError(f"DGNET_DEVICE={device}: names one GPU for all {state.num_processes} processes. Say "
+                         "DGNET_DEVICE=cuda, and each takes its own")
     if device.type == "cuda" and state.local_process_index >= torch.cuda.device_count():
-        raise ValueError(f"{torch.cuda.device_count()} GPUs, but more processes on this machine: start one process per GPU (--nproc-per-node), or say DGNET_DEVICE=cpu")
+        raise ValueError(f"{torch.cuda.device_count()} GPUs, but more processes on this machine: start one process per "
+                         "GPU (--nproc-per-node), or say DGNET_DEVICE=cpu")
     return SyncedProcessGroup(state, batch_norm)
 
 def destroy_processes(processes: SingleProcess) -> None:
@@ -227,7 +271,8 @@ def embed_together(
     processes: SingleProcess,
     **how,              # flip, batch, heads
 ) -> Embeddings:
-    "`embed`, each process its share of the photos; every process gets all features. With fewer photos than processes each embeds them all."
+    """`embed`, each process its share of the photos; every process gets all features. With fewer photos than processes
+    each embeds them all."""
     n = len(images)
     if n < processes.count: return embed(net, images, split, **how)
     rows = shard(n, processes)

@@ -29,14 +29,18 @@ PhotoLike = str | Path | Image.Image | Tensor   # a file, a PIL image, or RGB "3
 
 def photo_file(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if path.is_dir(): raise IsADirectoryError(f"{path}: a folder, not a photo. Name one of the photos in it")
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file. Check the name of the photo")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, not a photo. Name one of the photos in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Check the name of the photo")
     return path
 
 def _pixels(photo: PhotoLike, height: int, width: int) -> np.ndarray:
     if isinstance(photo, (str, Path)): return read_image(photo_file(photo), height, width)
     if isinstance(photo, Tensor) and photo.is_floating_point():
-        if not bool(((photo >= 0) & (photo <= 1)).all()): raise ValueError("a photo of floats with values outside [0, 1]. Give RGB in [0, 1], not normalised; or uint8")
+        if not bool(((photo >= 0) & (photo <= 1)).all()):
+            raise ValueError("a photo of floats with values outside [0, 1]. Give RGB in [0, 1], not normalised; or "
+                             "uint8")
         photo = to_uint8(photo)
     image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else to_rgb(photo)
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -47,7 +51,8 @@ def photo_size(
     "Height and width in pixels as the photo is meant to be seen; a camera's EXIF note may turn it by a quarter."
     if isinstance(photo, Tensor): return tuple(photo.shape[-2:])
     if isinstance(photo, Image.Image): return to_rgb(photo).size[::-1]
-    with Image.open(photo_file(photo)) as image: return to_rgb(image).size[::-1]
+    with Image.open(photo_file(photo)) as image:
+        return to_rgb(image).size[::-1]
 
 # %% ../nbs/51_generate.ipynb #a77393d5
 class ImageGenerator(NamedTuple):
@@ -67,11 +72,13 @@ class ImageGenerator(NamedTuple):
         return next(self.model.parameters()).device
 
     def read(self, photos: list) -> UInt8[Tensor, "n 3 h w"]:
-        "Photos (each a file, a PIL image or a tensor) at the network's size. Raises OSError naming the file that cannot be read."
+        """Photos (each a file, a PIL image or a tensor) at the network's size. Raises OSError naming the file that
+        cannot be read."""
         return torch.stack([torch.from_numpy(np.array(_pixels(p, *self.size))).permute(2, 0, 1) for p in photos])
 
     def _encode(self, encoder: Callable, x: Tensor) -> Tensor:
-        with evaluating(self.model): return torch.cat([encoder(from_uint8(b.to(self.device))) for b in x.split(self.batch)])
+        with evaluating(self.model):
+            return torch.cat([encoder(from_uint8(b.to(self.device))) for b in x.split(self.batch)])
 
     def appearance(self, x: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n c p"]:
         "a = E_a(x)."
@@ -84,7 +91,8 @@ class ImageGenerator(NamedTuple):
     def decode(self, a: Float[Tensor, "n c p"], s: Float[Tensor, "n d H W"]) -> UInt8[Tensor, "n 3 h w"]:
         "G(a, s) as bytes on the CPU, row by row."
         with evaluating(self.model):
-            return torch.cat([to_uint8(denormalise(self.model.G(*rows))).cpu() for rows in zip(a.split(self.batch), s.split(self.batch))])
+            return torch.cat([to_uint8(denormalise(self.model.G(*rows))).cpu() for rows in zip(a.split(self.batch),
+                                                                                               s.split(self.batch))])
 
 # %% ../nbs/51_generate.ipynb #f7c81fad
 def swap_pairs(
@@ -93,7 +101,8 @@ def swap_pairs(
     x_j: UInt8[Tensor, "n 3 h w"],  # structure
 ) -> UInt8[Tensor, "n 3 h w"]:
     "x_ij, row by row."
-    return torch.cat([coder.decode(coder.appearance(a), coder.structure(s)) for a, s in zip(x_i.split(coder.batch), x_j.split(coder.batch))])
+    return torch.cat([coder.decode(coder.appearance(a), coder.structure(s)) for a, s in zip(x_i.split(coder.batch),
+                                                                                            x_j.split(coder.batch))])
 
 def swap_grid(
     coder: ImageGenerator,
@@ -116,7 +125,8 @@ def interpolate(
     still: UInt8[Tensor, "3 h w"] | None = None,  # whose other code stands still; default: the first's
 ) -> UInt8[Tensor, "n 3 h w"]:
     "Pictures along the straight line between two codes. Raises ValueError for another code or fewer than two steps."
-    if of not in ("appearance", "structure"): raise ValueError(f"of={of!r}: the code that moves is 'appearance' or 'structure'")
+    if of not in ("appearance", "structure"):
+        raise ValueError(f"of={of!r}: the code that moves is 'appearance' or 'structure'")
     if steps < 2: raise ValueError(f"steps={steps}: a walk has at least its two ends")
     move, stay = (coder.appearance, coder.structure) if of == "appearance" else (coder.structure, coder.appearance)
     ends, other = move(torch.stack([first, last])), stay((first if still is None else still)[None])
@@ -134,14 +144,16 @@ def to_pil(
 ) -> Image.Image:
     "Bytes as a PIL image, resized by PIL's bicubic filter if another size is asked for."
     image = Image.fromarray(x.permute(1, 2, 0).contiguous().cpu().numpy())
-    return image if size is None or size == tuple(x.shape[-2:]) else image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return image if size is None or size == tuple(x.shape[-2:]) else image.resize((size[1], size[0]),
+                                                                                  Image.Resampling.BICUBIC)
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 def _write(draw: ImageDraw.ImageDraw, text: str, centre: tuple, width: int) -> None:
-    font = next((f for f in map(_font, range(12, 6, -1)) if draw.multiline_textbbox((0, 0), text, f)[2] <= width), _font(6))
+    font = next((f for f in map(_font, range(12, 6, -1)) if draw.multiline_textbbox((0, 0), text, f)[2] <= width),
+                _font(6))
     draw.multiline_text(centre, text, "#222222", font, anchor="mm", align="center")
 
 def image_sheet(
@@ -159,8 +171,10 @@ def image_sheet(
     draw = ImageDraw.Draw(out)
     for n, place in enumerate(places):
         left, top = pad + n % n_cols * (w + pad), pad + head + n // n_cols * (h + pad + head)
-        if isinstance(place, str): _write(draw, place, (left + w // 2, top + h // 2), w)
-        else: out.paste(place.resize((w, h), Image.Resampling.NEAREST), (left, top))
+        if isinstance(place, str):
+            _write(draw, place, (left + w // 2, top + h // 2), w)
+        else:
+            out.paste(place.resize((w, h), Image.Resampling.NEAREST), (left, top))
         if labels: _write(draw, labels[n], (left + w // 2, top - head // 2), w)
     return out
 
@@ -176,24 +190,31 @@ class ImageGenerator(ImageGenerator):
         "Every appearance (down) on every structure (across), the photos themselves on the left and on top."
         x_i, x_j = self.read(appearances), self.read(structures)
         rows = [[one, *made] for one, made in zip(x_i, swap_grid(self, x_i, x_j))]
-        return image_sheet(["structure\n→\n\nappearance\n↓", *(to_pil(k, size) for k in [*x_j, *sum(rows, [])])], n_cols=1 + len(x_j), least=0 if size else 128)
+        return image_sheet(["structure\n→\n\nappearance\n↓", *(to_pil(k, size) for k in [*x_j, *sum(rows, [])])],
+                           n_cols=1 + len(x_j), least=0 if size else 128)
 
-    def interpolate(self, first: PhotoLike, last: PhotoLike, of: str = "appearance", steps: int = 8, still: PhotoLike | None = None,
-                    size: tuple[int, int] | None = None) -> list[Image.Image]:
+    def interpolate(self, first: PhotoLike, last: PhotoLike, of: str = "appearance", steps: int = 8, still: PhotoLike
+                    | None = None, size: tuple[int, int] | None = None) -> list[Image.Image]:
         "Pictures on the straight line between two photos' appearance or structure codes; as in `walk`."
         x = self.read([first, last] + ([] if still is None else [still]))
         return [to_pil(k, size) for k in interpolate(self, x[0], x[1], of, steps, None if still is None else x[2])]
 
 # %% ../nbs/51_generate.ipynb #6c3bc3b2
-def may_access(path: Path, what: int) -> bool: return os.access(path, what, effective_ids=os.access in os.supports_effective_ids)
+def may_access(path: Path, what: int) -> bool:
+    return os.access(path, what, effective_ids=os.access in os.supports_effective_ids)
 
 def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as f: start = f.read(9)
-    return start[8:] != b"{" and (start.startswith(b"PK\x03\x04") or start[:1] == b"\x80")   # a safetensors header starts with {
+    with path.open("rb") as f:
+        start = f.read(9)
+    # a safetensors header starts with {
+    return start[8:] != b"{" and (start.startswith(b"PK\x03\x04") or start[:1] == b"\x80")
 
 def _device() -> torch.device:
-    try: return torch.empty(0, device=default_device()).device
-    except (RuntimeError, AssertionError): raise ValueError(f"DGNET_DEVICE={os.environ.get('DGNET_DEVICE')}: no such device here. Set it to cpu, or unset it") from None
+    try:
+        return torch.empty(0, device=default_device()).device
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"DGNET_DEVICE={os.environ.get('DGNET_DEVICE')}: no such device here. Set it to cpu, or unset "
+                         "it") from None
 
 def load_generator(
     path: str | Path,    # a model.safetensors, or the name of a model that comes with the package: midi-market
@@ -202,13 +223,19 @@ def load_generator(
 ) -> ImageGenerator:
     "A painter from a trained model's file. Raises OSError or ValueError with file and remedy for anything else."
     path = shipped_models().get(str(path)) or Path(path).expanduser()
-    if path.is_dir(): raise IsADirectoryError(f"{path}: a folder, not a model. Give the file model.safetensors in the folder of a run")
-    if path.is_file() and not may_access(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path}: a folder, not a model. Give the file model.safetensors in the folder of a run")
+    if path.is_file() and not may_access(path, os.R_OK):
+        raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
     if path.is_file() and _is_pickle(path):
-        raise ValueError(f"{path}: a pickle (a .pt or .pth of PyTorch), which can run code when opened, so it was not. Read official checkpoints with dgnet.model.load_official, then save them with DGNet.save")
+        raise ValueError(f"{path}: a pickle (a .pt or .pth of PyTorch), which can run code when opened, so it was not. "
+                         "Read official checkpoints with dgnet.model.load_official, then save them with DGNet.save")
     if batch < 1: raise ValueError(f"batch={batch}: at least 1 picture at a time")
     where = torch.device(device) if device else _device()
-    try: model = DGNet.load(path, where)
+    try:
+        model = DGNet.load(path, where)
     except (KeyError, TypeError, AttributeError, RuntimeError) as e:
-        raise ValueError(f"{path}: its header and its weights do not belong together ({type(e).__name__}). Copy or save it again") from e
+        raise ValueError(f"{path}: its header and its weights do not belong together ({type(e).__name__}). Copy or "
+                         "save it again") from e
     return ImageGenerator(model, content_hash(model.state_dict()), batch)

@@ -56,24 +56,32 @@ class Source(NamedTuple):
     sha256: str      # of names, people, cameras and bytes
     left_out: tuple  # broken photos, as seen from the root
 
-def _inside(path: Path, root: Path) -> str: return Path(os.path.relpath(path, root)).as_posix()   # a CSV may name photos elsewhere
+# a CSV may name photos elsewhere
+def _inside(path: Path, root: Path) -> str: return Path(os.path.relpath(path, root)).as_posix()
 
 def _flat(root: Path) -> tuple[Split, str]:
     photos, ignored = list_photos(root)
     labels = [parse_name(p.name) for p in photos]
     if all(labels): return make_split(photos, labels, "train", ignored), "file names"
-    return make_split(photos, [Label(k, l.cam if l else -1) for k, l in enumerate(labels, 1)], "train", ignored), "one per photo"
+    return make_split(photos, [Label(k, l.cam if l else -1) for k, l in enumerate(labels, 1)], "train",
+                      ignored), "one per photo"
 
 def _load(root: Path, pattern: str | None) -> tuple[Path, str, Split, str, Card]:
     flat = root.is_dir() and any(map(is_photo, os.listdir(root)))
-    try: data = load_dataset(None, root, pattern)
+    try:
+        data = load_dataset(None, root, pattern)
     except FileNotFoundError:
-        if flat and pattern is None: return root, "flat", *_flat(root), CARDS["synthetic" if (root / "synthetic.json").is_file() else "folder"]
-        if root.is_dir() and not any(root.iterdir()): raise FileNotFoundError(f"{root}: an empty folder. Give a folder of photos ({' '.join(sorted(IMAGE_SUFFIXES))})") from None
+        if flat and pattern is None:
+            return root, "flat", *_flat(root), CARDS["synthetic" if (root / "synthetic.json").is_file() else "folder"]
+        if root.is_dir() and not any(root.iterdir()):
+            raise FileNotFoundError(f"{root}: an empty folder. Give a folder of photos "
+                                    f"({' '.join(sorted(IMAGE_SUFFIXES))})") from None
         raise
     here = data.root in {p.parent for p in data.train.paths}
-    if flat and data.name == "folder" and not here: warnings.warn(f"{root}: holds photos beside its folders; they are left out")
-    return data.root, data.name, data.train, "folders" if data.name == "folder" and not here else "file names" if here and pattern else "the dataset", card_of(data)
+    if flat and data.name == "folder" and not here:
+        warnings.warn(f"{root}: holds photos beside its folders; they are left out")
+    return (data.root, data.name, data.train, "folders" if data.name == "folder" and not here else "file names" if here
+            and pattern else "the dataset", card_of(data))
 
 # %% ../nbs/52_generated_set.ipynb #0336803e
 def _digest(path: Path) -> bytes: return hashlib.sha256(path.read_bytes()).digest()
@@ -84,18 +92,26 @@ def open_source(
     report: Callable[[int, int], None] | None = None,  # told how many photos are read, of how many
     pattern: str | None = None,  # how files are named, see `name_rule` of `data`
 ) -> Source:
-    "Find the photos and read each one. Raises OSError or ValueError naming folder and remedy: no photos, nobody in them, broken ones."
+    """Find the photos and read each one. Raises OSError or ValueError naming folder and remedy: no photos, nobody in
+    them, broken ones."""
     folder = Path(folder).expanduser()
-    try: root, layout, split, people, card = _load(folder, pattern)
-    except PermissionError as e: raise PermissionError(f"{e.filename or folder}: no permission to read. Ask its owner, or: chmod -R u+rX {folder}") from None
+    try:
+        root, layout, split, people, card = _load(folder, pattern)
+    except PermissionError as e:
+        raise PermissionError(f"{e.filename or folder}: no permission to read. Ask its owner, or: chmod -R u+rX "
+                              f"{folder}") from None
     split = split.take(split.ids > 0)
-    if not split.n: raise ValueError(f"{root}: its photos are numbered 0 or -1, which mean nobody. Give training photos, people numbered from 1")
+    if not split.n:
+        raise ValueError(f"{root}: its photos are numbered 0 or -1, which mean nobody. Give training photos, people "
+                         "numbered from 1")
     faults = [seen.fault for seen in decode_all(split.paths, report=report)]
     broken = [_inside(p, root) for p, fault in zip(split.paths, faults) if fault]
     if broken and not skip_broken:
-        raise ValueError(f"{root}: {len(broken)} of {split.n} photos cannot be read: {', '.join(broken[:3])}{', …' * (len(broken) > 3)}. Replace them, or say --skip-broken")
+        raise ValueError(f"{root}: {len(broken)} of {split.n} photos cannot be read: "
+                         f"{', '.join(broken[:3])}{', …' * (len(broken) > 3)}. Replace them, or say --skip-broken")
     split = split.take(np.array([not fault for fault in faults]))
-    if not split.n: raise ValueError(f"{root}: none of its photos can be read. Unpack or copy them again")
+    if not split.n:
+        raise ValueError(f"{root}: none of its photos can be read. Unpack or copy them again")
     h = hashlib.sha256()
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for p, person, cam, d in zip(split.paths, split.ids, split.cams, pool.map(_digest, split.paths)):
@@ -110,16 +126,24 @@ def draw_pairs(
     n: int | None,    # how many pairs; None: every ordered pair, a photo with itself included
     seed: int = 0,
 ) -> Pairs:
-    "Ordered pairs (appearance, structure) of rows, sorted. Raises ValueError when there are not so many, or far too many."
+    """Ordered pairs (appearance, structure) of rows, sorted. Raises ValueError when there are not so many, or far too
+    many."""
     size, rng = len(ids), np.random.default_rng(seed)
     if n is None:
-        if size ** 2 > MOST: raise ValueError(f"all pairs of {size:,} photos are {size ** 2:,} pictures. Say how many: --pairs {10 * size}")
+        if size ** 2 > MOST:
+            raise ValueError(f"all pairs of {size:,} photos are {size ** 2:,} pictures. Say how many: --pairs "
+                             f"{10 * size}")
         return Pairs(*torch.cartesian_prod(torch.arange(size), torch.arange(size)).T)
     _, who, count = np.unique(ids, return_inverse=True, return_counts=True)
     room = size - count[who]   # photos of other people
     if n < 1: raise ValueError(f"{n} pairs: ask for at least one")
-    if room.sum() < n: raise ValueError(f"{n:,} pairs of different people asked for, {size} photos of {len(count)} people have {room.sum():,}. Ask for fewer, or for all")
+    if room.sum() < n:
+        raise ValueError(f"{n:,} pairs of different people asked for, {size} photos of {len(count)} people have "
+                         f"{room.sum():,}. Ask for fewer, or for all")
     lends = np.zeros(size, np.int64)
+    # one round after the other, until everything is dealt
+    # one round after the other, until everything is dealt
+    # one round after the other, until everything is dealt
     while left := n - lends.sum():   # one round after the other, until everything is dealt
         able = rng.permutation(np.flatnonzero(lends < room))
         lends[able[:left]] += 1
@@ -151,8 +175,9 @@ def plan_set(
     def name(i, j):
         person, cam = f"{split.ids[i]:0{w}d}", f"c{split.cams[j]}_" if split.cams[j] >= 0 else ""
         return f"{person}/{person}_{cam}a{i:0{v}d}_s{j:0{v}d}{_ENDINGS[images]}"
-    about = {"format": _FORMAT, "dgnet": __version__, "model": painter.sha256, "source": source.sha256, "pairs": pairs or "all", "seed": seed, "images": images,
-             "size": list(size) if isinstance(size, tuple) else size or list(painter.size), "device": painter.device.type, "batch": painter.batch}
+    about = {"format": _FORMAT, "dgnet": __version__, "model": painter.sha256, "source": source.sha256, "pairs": pairs
+             or "all", "seed": seed, "images": images, "size": list(size) if isinstance(size, tuple) else size
+             or list(painter.size), "device": painter.device.type, "batch": painter.batch}
     return SetPlan(drawn, [name(i, j) for i, j in zip(drawn.i.tolist(), drawn.j.tolist())], about)
 
 # %% ../nbs/52_generated_set.ipynb #4d8e49fe
@@ -168,10 +193,13 @@ def _place(path: Path, write: Callable) -> None:
     "Write beside, then rename."
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        with beside.open("wb") as f: write(f)
+        with beside.open("wb") as f:
+            write(f)
         beside.replace(path)
-    except OSError as e: raise OSError(f"{path}: cannot be written ({e.strerror or e}). Make room, or write elsewhere") from e
-    finally: beside.unlink(missing_ok=True)
+    except OSError as e:
+        raise OSError(f"{path}: cannot be written ({e.strerror or e}). Make room, or write elsewhere") from e
+    finally:
+        beside.unlink(missing_ok=True)
 
 def save_image(
     image: Image.Image | list,  # a list becomes a GIF that goes to and fro for ever
@@ -179,23 +207,27 @@ def save_image(
     comment: str = "",          # stored in the file
     fps: int | float = 8,       # GIF: pictures per second
 ) -> None:
-    "Write a picture whole or not at all: PNG without loss, JPEG at quality 95, GIF with 256 colours a picture. Raises OSError naming the file."
+    """Write a picture whole or not at all: PNG without loss, JPEG at quality 95, GIF with 256 colours a picture. Raises
+    OSError naming the file."""
     kind, info = _KINDS[path.suffix.lower()], PngInfo()
     info.add_text("Comment", comment)
     frames = image if isinstance(image, list) else [image]
     frames = frames + frames[-2:0:-1]
     how = {"PNG": {"pnginfo": info}, "JPEG": {"quality": 95, "subsampling": 0, "comment": comment},
-           "GIF": {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps), "loop": 0, "comment": comment}}[kind]
+           "GIF": {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps), "loop": 0,
+                   "comment": comment}}[kind]
     _place(path, lambda f: frames[0].save(f, kind, **how))
 
 # %% ../nbs/52_generated_set.ipynb #f49227d2
 def _read_rows(source: Source, height: int, width: int) -> Callable:
     "Row → pixels; the last 256 MB are kept."
     @lru_cache(max(64, 2**28 // (3 * height * width)))
-    def read(k: int) -> Tensor: return torch.from_numpy(np.array(read_image(source.split.paths[k], height, width))).permute(2, 0, 1)
+    def read(k: int) -> Tensor:
+        return torch.from_numpy(np.array(read_image(source.split.paths[k], height, width))).permute(2, 0, 1)
     return read
 
-def _fill(painter: ImageGenerator, source: Source, plan: SetPlan, out: Path, report: Callable | None, processes: SingleProcess) -> int:
+def _fill(painter: ImageGenerator, source: Source, plan: SetPlan, out: Path, report: Callable | None,
+          processes: SingleProcess) -> int:
     "Make what is missing, of several processes each its batches; how many pictures that were."
     read, words, made, (i, j) = _read_rows(source, *painter.size), provenance_comment(painter), 0, plan.pairs
     size = tuple(plan.about["size"]) if plan.about["size"] != "photo" else None
@@ -214,7 +246,8 @@ def _fill(painter: ImageGenerator, source: Source, plan: SetPlan, out: Path, rep
                 list(pool.map(write, missing))
                 made += len(missing)
             if report: report(rows[-1] + 1, len(i))
-    return round(processes.count * float(processes.mean_losses({"made": torch.tensor(float(made), device=painter.device)})["made"]))
+    return round(processes.count
+                 * float(processes.mean_losses({"made": torch.tensor(float(made), device=painter.device)})["made"]))
 
 # %% ../nbs/52_generated_set.ipynb #9afe5125
 _CARD = """# Generated people
@@ -267,12 +300,18 @@ def set_card(
 ) -> str:
     "The set's README.md."
     a, c, cfg = plan.about, source.card, painter.model.cfg
-    size = "each of its structure photo's size" if a["size"] == "photo" else "{} × {} pixels (height × width)".format(*a["size"])
-    pairs = "every ordered pair of photos" if a["pairs"] == "all" else f"{a['pairs']:,} ordered pairs of photos of different people, every photo's appearance equally often"
-    trained = f"{cfg.dataset} ({cfg.source})" + (f", {painter.model.metadata['iterations']:,} iterations" if "iterations" in painter.model.metadata else "")
-    return _CARD.format(n=len(plan.files), people=len({f.split("/")[0] for f in plan.files}), title=c.title, photos=source.split.n, source=source.root.resolve().name, layout=source.layout,
-                        by=source.people, sha=source.sha256, origin=c.source, model=a["model"], trained=trained, pairs=pairs, seed=a["seed"], images=a["images"].upper(), size=size, batch=a["batch"],
-                        device=a["device"], dgnet=a["dgnet"], command=command, terms=c.terms, status=c.status, use=c.use, real=_REAL if c.real else _RENDERED)
+    size = "each of its structure photo's size" if a["size"] == "photo" else "{} × {} pixels (height × width)".format(
+        *a["size"])
+    pairs = ("every ordered pair of photos" if a["pairs"] == "all" else f"{a['pairs']:,} ordered pairs of photos of "
+             "different people, every photo's appearance equally often")
+    trained = f"{cfg.dataset} ({cfg.source})" + (f", {painter.model.metadata['iterations']:,} iterations"
+                                                 if "iterations" in painter.model.metadata else "")
+    return _CARD.format(n=len(plan.files), people=len({f.split("/")[0] for f in plan.files}), title=c.title,
+                        photos=source.split.n, source=source.root.resolve().name, layout=source.layout,
+                        by=source.people, sha=source.sha256, origin=c.source, model=a["model"], trained=trained,
+                        pairs=pairs, seed=a["seed"], images=a["images"].upper(), size=size, batch=a["batch"],
+                        device=a["device"], dgnet=a["dgnet"], command=command, terms=c.terms, status=c.status,
+                        use=c.use, real=_REAL if c.real else _RENDERED)
 
 def manifest_text(
     source: Source,
@@ -281,9 +320,11 @@ def manifest_text(
     "The set's manifest.csv."
     split, out = source.split, StringIO()
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["file", "appearance", "structure", "appearance_id", "structure_id", "appearance_cam", "structure_cam"])
+    table.writerow(["file", "appearance", "structure", "appearance_id", "structure_id", "appearance_cam",
+                    "structure_cam"])
     for file, i, j in zip(plan.files, plan.pairs.i.tolist(), plan.pairs.j.tolist()):
-        table.writerow([file, *(_inside(split.paths[k], source.root) for k in (i, j)), split.ids[i], split.ids[j], split.cams[i], split.cams[j]])
+        table.writerow([file, *(_inside(split.paths[k], source.root) for k in (i, j)), split.ids[i], split.ids[j],
+                        split.cams[i], split.cams[j]])
     return out.getvalue()
 
 # %% ../nbs/52_generated_set.ipynb #4494030a
@@ -299,23 +340,31 @@ def _claim(out: Path, about: dict) -> dict:
     file = out / "generated.json"
     if not file.exists():
         others = [p.name for p in out.iterdir() if p.name not in (".lock", ".generated.json.tmp")]
-        if others: raise ValueError(f"--out {out}: holds other things ({others[0]}). Give a new folder, or an empty one")
+        if others:
+            raise ValueError(f"--out {out}: holds other things ({others[0]}). Give a new folder, or an empty one")
         return {}
-    try: there = json.loads(file.read_text(encoding="utf-8"))["same"]
-    except (ValueError, KeyError, TypeError): raise ValueError(f"{file}: cannot be read, so this set cannot go on. Give a new folder") from None
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))["same"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file}: cannot be read, so this set cannot go on. Give a new folder") from None
     differ = [f"{k} {there.get(k)}, now {v}" for k, v in about.items() if there.get(k) != v]
-    if differ: raise ValueError(f"--out {out}: holds another set ({'; '.join(differ)}). Give a new folder, or the command that began this one")
+    if differ:
+        raise ValueError(f"--out {out}: holds another set ({'; '.join(differ)}). Give a new folder, or the command "
+                         "that began this one")
     return there
 
 def _tell(out: Path, painter: ImageGenerator, source: Source, plan: SetPlan, command: str, finished: bool) -> None:
     cfg, split = painter.model.cfg, source.split
-    facts = {"same": plan.about, "pictures": len(plan.files), "people": len({f.split("/")[0] for f in plan.files}), "photos": split.n, "photos of people": len(split.people),
-             "people numbered by": source.people, "layout": source.layout, "source": source.root.resolve().name, "left out": list(source.left_out),
-             "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command, "finished": finished}
+    facts = {"same": plan.about, "pictures": len(plan.files), "people": len({f.split("/")[0] for f in plan.files}),
+             "photos": split.n, "photos of people": len(split.people), "people numbered by": source.people,
+             "layout": source.layout, "source": source.root.resolve().name, "left out": list(source.left_out),
+             "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command,
+             "finished": finished}
     _place(out / "generated.json", lambda f: f.write((json.dumps(facts, indent=1) + "\n").encode()))
 
 def _begin(painter: ImageGenerator, source: Source, plan: SetPlan, out: Path, command: str, lock: FileLock) -> None:
-    out.mkdir(exist_ok=True); lock.acquire()
+    out.mkdir(exist_ok=True)
+    lock.acquire()
     if not _claim(out, plan.about): _tell(out, painter, source, plan, command, False)
 
 def _end(painter: ImageGenerator, source: Source, plan: SetPlan, out: Path, command: str) -> None:
@@ -326,13 +375,18 @@ def _end(painter: ImageGenerator, source: Source, plan: SetPlan, out: Path, comm
 
 # %% ../nbs/52_generated_set.ipynb #d23f9f65
 def _check_folder(out: Path, inputs: list) -> None:
-    "Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or around one."
-    if out.exists() and not out.is_dir(): raise NotADirectoryError(f"--out {out}: a file, not a folder. Give a new folder")
-    if not out.parent.is_dir(): raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}. Make it first, or write elsewhere")
+    """Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or
+    around one."""
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out}: a file, not a folder. Give a new folder")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}. Make it first, or write elsewhere")
     for p in inputs:
         a, b = out.resolve(), p.resolve()
-        if a.is_relative_to(b) or b.is_relative_to(a): raise ValueError(f"--out {out}: lies in or around {p}, which stays as it is. Write elsewhere")
-    if not may_access(out if out.exists() else out.parent, os.W_OK): raise PermissionError(f"--out {out}: no permission to write there. Write elsewhere")
+        if a.is_relative_to(b) or b.is_relative_to(a):
+            raise ValueError(f"--out {out}: lies in or around {p}, which stays as it is. Write elsewhere")
+    if not may_access(out if out.exists() else out.parent, os.W_OK):
+        raise PermissionError(f"--out {out}: no permission to write there. Write elsewhere")
 
 def generate_set(
     painter: ImageGenerator,
@@ -346,7 +400,8 @@ def generate_set(
     report: Callable[[int, int], None] | None = None,  # told how many pictures there are, of how many
     processes: SingleProcess = SINGLE_PROCESS,    # who makes it together, see `parallel.init_processes`
 ) -> SetReport:
-    "Make a dataset of generated pictures, or what is missing of it. Raises OSError or ValueError, and changes nothing, when `out` holds anything else or another process is at work there."
+    """Make a dataset of generated pictures, or what is missing of it. Raises OSError or ValueError, and changes
+    nothing, when `out` holds anything else or another process is at work there."""
     began, out, plan = time.monotonic(), Path(out).expanduser(), plan_set(painter, source, pairs, seed, images, size)
     _check_folder(out, [source.root] if source.layout != "csv" else [])
     if out.is_dir(): _claim(out, plan.about)   # before anything is touched
@@ -355,8 +410,10 @@ def generate_set(
         processes.on_main(lambda: _begin(painter, source, plan, out, command, lock))
         made = _fill(painter, source, plan, out, report, processes)
         processes.on_main(lambda: _end(painter, source, plan, out, command))
-    except Timeout: raise ValueError(f"--out {out}: another process is making this set. Wait for it, or stop it") from None
-    finally: lock.release()
+    except Timeout:
+        raise ValueError(f"--out {out}: another process is making this set. Wait for it, or stop it") from None
+    finally:
+        lock.release()
     return SetReport(out, len(plan.files), made, time.monotonic() - began)
 
 # %% ../nbs/52_generated_set.ipynb #5542fcd2
@@ -367,19 +424,29 @@ def _target(
     force: bool,     # whether something may be replaced
 ) -> Path:
     path = Path(file).expanduser()
-    if path.is_dir() or path.suffix.lower() not in endings: raise ValueError(f"--out {file}: give a file that ends in {' or '.join(endings)}")
-    if not path.parent.is_dir(): raise FileNotFoundError(f"--out {file}: there is no folder {path.parent}. Make it first, or write elsewhere")
+    if path.is_dir() or path.suffix.lower() not in endings:
+        raise ValueError(f"--out {file}: give a file that ends in {' or '.join(endings)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--out {file}: there is no folder {path.parent}. Make it first, or write elsewhere")
     if path.exists():
-        if any(p.exists() and path.samefile(p) for p in inputs): raise ValueError(f"--out {file}: is one of the photos or the model, which stay as they are. Write elsewhere")
-        if not force: raise FileExistsError(f"--out {file}: is there already. Give another name, or say --force to replace it")
-    if not may_access(path if path.exists() else path.parent, os.W_OK): raise PermissionError(f"--out {file}: no permission to write there. Write elsewhere")
+        if any(p.exists() and path.samefile(p) for p in inputs):
+            raise ValueError(
+                f"--out {file}: is one of the photos or the model, which stay as they are. Write elsewhere")
+        if not force:
+            raise FileExistsError(f"--out {file}: is there already. Give another name, or say --force to replace it")
+    if not may_access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"--out {file}: no permission to write there. Write elsewhere")
     return path
 
 def _number(kind: type, low: int | float, high: int | float) -> Callable:
     def parse(text: str):
-        try: value = kind(text)
-        except ValueError: value = None
-        if value is None or not low <= value <= high: raise argparse.ArgumentTypeError(f"{text}: give a {'whole ' * (kind is int)}number from {low:,} to {high:,}")
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{text}: give a {'whole ' * (kind is int)}number from {low:,} to {high:,}")
         return value
     return parse
 
@@ -389,7 +456,8 @@ def _size(text: str) -> tuple[int, int] | str | None:
     if text in ("model", "photo"): return None if text == "model" else "photo"
     height, _, width = text.lower().replace("×", "x").partition("x")
     if not (height.isdecimal() and width.isdecimal() and 8 <= int(height) <= 4096 and 8 <= int(width) <= 4096):
-        raise argparse.ArgumentTypeError(f"{text}: give HEIGHTxWIDTH, each from 8 to 4096, like 256x128; or model, or photo")
+        raise argparse.ArgumentTypeError(f"{text}: give HEIGHTxWIDTH, each from 8 to 4096, like 256x128; or model, or "
+                                         "photo")
     return int(height), int(width)
 
 # %% ../nbs/52_generated_set.ipynb #650e347f
@@ -401,7 +469,9 @@ def _photo_files(names: list, option: str) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         inside = sorted(p for p in path.iterdir() if is_photo(p.name) and p.is_file()) if path.is_dir() else [path]
-        if not inside: raise FileNotFoundError(f"{option} {name}: no photo in this folder. Name photos, or a folder that holds some ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        if not inside:
+            raise FileNotFoundError(f"{option} {name}: no photo in this folder. Name photos, or a folder that holds "
+                                    f"some ({' '.join(sorted(IMAGE_SUFFIXES))})")
         found += map(photo_file, inside)
     return found
 
@@ -414,7 +484,8 @@ def _model(a: argparse.Namespace) -> Path:
     return path
 
 def _sized(a: argparse.Namespace, structure: Path | None = None) -> tuple[int, int] | None:
-    if a.size == "photo" and structure is None: raise ValueError("--size photo: all pictures on a sheet have one size. Say HEIGHTxWIDTH, or model")
+    if a.size == "photo" and structure is None:
+        raise ValueError("--size photo: all pictures on a sheet have one size. Say HEIGHTxWIDTH, or model")
     return photo_size(structure) if a.size == "photo" else a.size
 
 def _said(text: str) -> None:
@@ -423,7 +494,9 @@ def _said(text: str) -> None:
 
 def _progress(what: str) -> Callable[[int, int], None]:
     def report(done: int, total: int) -> None:
-        if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} {what}" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r\033[K{done:,} of {total:,} {what}" if done < total else "\r\033[K", end="", file=sys.stderr,
+                  flush=True)
     return report
 
 # %% ../nbs/52_generated_set.ipynb #a907d638
@@ -433,33 +506,46 @@ def _swap(a: argparse.Namespace) -> None:
     began, x = time.monotonic(), painter.read(photos)
     if a.both:
         size = _sized(a)
-        image = image_sheet([to_pil(k, size) for k in [*x, *swap_pairs(painter, x, x.flip(0))]], ["A", "B", "A on B", "B on A"], least=0 if size else 128)
-    else: image = to_pil(swap_pairs(painter, x[:1], x[1:])[0], _sized(a, photos[1]))
+        image = image_sheet([to_pil(k, size) for k in [*x, *swap_pairs(painter, x, x.flip(0))]],
+                            ["A", "B", "A on B", "B on A"], least=0 if size else 128)
+    else:
+        image = to_pil(swap_pairs(painter, x[:1], x[1:])[0], _sized(a, photos[1]))
     save_image(image, out, provenance_comment(painter))
     _said(f"{out}: {image.height} × {image.width} pixels, {time.monotonic() - began:.1f} s on {painter.device.type}")
 
 def _grid(a: argparse.Namespace) -> None:
-    model, rows, columns = _model(a), _photo_files(a.appearance, "--appearance"), _photo_files(a.structure, "--structure")
+    model, rows, columns = _model(a), _photo_files(a.appearance, "--appearance"), _photo_files(a.structure,
+                                                                                               "--structure")
     size = _sized(a)
-    if len(rows) * len(columns) > _CELLS: raise ValueError(f"{len(rows):,} × {len(columns):,} pictures: a grid holds at most {_CELLS:,}. Name fewer photos, or make a set")
-    out, painter, began = _target(a.out, _STILL, [model, *rows, *columns], a.force), load_generator(model), time.monotonic()
+    if len(rows) * len(columns) > _CELLS:
+        raise ValueError(f"{len(rows):,} × {len(columns):,} pictures: a grid holds at most {_CELLS:,}. Name fewer "
+                         "photos, or make a set")
+    out, painter, began = _target(a.out, _STILL, [model, *rows, *columns],
+                                  a.force), load_generator(model), time.monotonic()
     image = painter.grid(rows, columns, size)
     save_image(image, out, provenance_comment(painter))
-    _said(f"{out}: {len(rows)} appearances × {len(columns)} structures, {time.monotonic() - began:.1f} s on {painter.device.type}")
+    _said(f"{out}: {len(rows)} appearances × {len(columns)} structures, {time.monotonic() - began:.1f} s on "
+          f"{painter.device.type}")
 
 def _interpolate(a: argparse.Namespace) -> None:
     model, photos = _model(a), [photo_file(p) for p in (a.first, a.last, *([a.still] if a.still else []))]
-    out, painter, began = _target(a.out, (*_STILL, ".gif"), [model, *photos], a.force), load_generator(model), time.monotonic()
-    frames = painter.interpolate(photos[0], photos[1], a.of, a.steps, photos[2] if a.still else None, _sized(a, photos[-1 if a.still and a.of == "appearance" else 0]))
-    if out.suffix.lower() == ".gif": save_image(frames, out, provenance_comment(painter), a.fps)
-    else: save_image(image_sheet(frames, [f"{f:.2f}" for f in np.linspace(0, 1, a.steps)], least=0 if a.size else 128), out, provenance_comment(painter))
+    out, painter, began = _target(a.out, (*_STILL, ".gif"), [model, *photos],
+                                  a.force), load_generator(model), time.monotonic()
+    frames = painter.interpolate(photos[0], photos[1], a.of, a.steps, photos[2] if a.still else None,
+                                 _sized(a, photos[-1 if a.still and a.of == "appearance" else 0]))
+    if out.suffix.lower() == ".gif":
+        save_image(frames, out, provenance_comment(painter), a.fps)
+    else:
+        save_image(image_sheet(frames, [f"{f:.2f}" for f in np.linspace(0, 1, a.steps)], least=0 if a.size else 128),
+                   out, provenance_comment(painter))
     _said(f"{out}: {a.steps} steps of {a.of}, {time.monotonic() - began:.1f} s on {painter.device.type}")
 
 # %% ../nbs/52_generated_set.ipynb #c8e7e341
 def _command(a: argparse.Namespace, folder: str, model: str) -> str:
     "The command without the paths of this machine."
     size = "model" if a.size is None else "x".join(map(str, a.size)) if isinstance(a.size, tuple) else a.size
-    words = ["dgnet_generate", "set", folder, "--model", model, "--pairs", str(a.pairs or "all"), "--seed", str(a.seed), "--format", a.format, "--size", size, "--out", Path(a.out).name]
+    words = ["dgnet_generate", "set", folder, "--model", model, "--pairs", str(a.pairs or "all"), "--seed", str(a.seed),
+             "--format", a.format, "--size", size, "--out", Path(a.out).name]
     return shlex.join(words + ["--skip-broken"] * a.skip_broken + (["--pattern", a.pattern] if a.pattern else []))
 
 def _set(a: argparse.Namespace) -> None:
@@ -469,63 +555,96 @@ def _set(a: argparse.Namespace) -> None:
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         source = open_source(folder, a.skip_broken, _progress("photos read"), a.pattern)
-    for text in dict.fromkeys(str(n.message) for n in notes): print(f"note: {text}", file=sys.stderr)
-    if source.left_out: print(f"note: {len(source.left_out)} photos cannot be read and are left out: {', '.join(source.left_out[:3])}{', …' * (len(source.left_out) > 3)}", file=sys.stderr)
-    done = generate_set(painter, source, out, a.pairs, a.seed, a.format, a.size, _command(a, folder.resolve().name, model.name), _progress("pictures") if a.processes.main else None, a.processes)
-    speed = f"{done.made:,} made now in {done.seconds:.1f} s, {done.made / done.seconds:.1f} per second on {painter.device.type}" if done.made else "all there already, nothing was made"
-    if a.processes.main: _said(f"{done.folder}: {done.pictures:,} pictures of {len(source.split.people):,} people; {speed}")
+    for text in dict.fromkeys(str(n.message) for n in notes):
+        print(f"note: {text}", file=sys.stderr)
+    if source.left_out:
+        print(f"note: {len(source.left_out)} photos cannot be read and are left out: "
+              f"{', '.join(source.left_out[:3])}{', …' * (len(source.left_out) > 3)}", file=sys.stderr)
+    done = generate_set(painter, source, out, a.pairs, a.seed, a.format, a.size, _command(a, folder.resolve().name,
+                                                                                          model.name),
+                        _progress("pictures") if a.processes.main else None, a.processes)
+    speed = (f"{done.made:,} made now in {done.seconds:.1f} s, {done.made / done.seconds:.1f} per second on "
+             f"{painter.device.type}" if done.made else "all there already, nothing was made")
+    if a.processes.main:
+        _said(f"{done.folder}: {done.pictures:,} pictures of {len(source.split.people):,} people; {speed}")
 
 def _photos(a: argparse.Namespace) -> None:
     out = Path(a.out).expanduser()
-    if out.is_dir() and any(out.iterdir()): raise FileExistsError(f"--out {a.out}: holds something already. Give a new folder, or an empty one")
+    if out.is_dir() and any(out.iterdir()):
+        raise FileExistsError(f"--out {a.out}: holds something already. Give a new folder, or an empty one")
     _check_folder(out, [])
     with tempfile.TemporaryDirectory() as scratch:
-        world = write_domain(a.world, scratch, n_train_ids=a.people, n_test_ids=2, n_val_ids=0, images_per_id=2, height=128, width=64, seed=a.seed)
+        world = write_domain(a.world, scratch, n_train_ids=a.people, n_test_ids=2, n_val_ids=0, images_per_id=2,
+                             height=128, width=64, seed=a.seed)
         photos = load_dataset(None, world).train.paths
         out.mkdir(exist_ok=True)
         for p in (*photos, world / "synthetic.json"): shutil.copy(p, out)   # the last says that nobody is in them
-    _said(f"{out}: {len(photos)} rendered photos of {a.people} people who do not exist, e.g. {photos[0].name} and {photos[-1].name}")
+    _said(f"{out}: {len(photos)} rendered photos of {a.people} people who do not exist, e.g. {photos[0].name} and "
+          f"{photos[-1].name}")
 
 # %% ../nbs/52_generated_set.ipynb #76458e7c
 _COMMANDS = ("swap", "grid", "interpolate", "set", "photos")
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS, help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: the best that comes with the package; rendered people)")
+    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS,
+                        help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub "
+                        "(default: the best that comes with the package; rendered people)")
     one = argparse.ArgumentParser(add_help=False, parents=[shared])
     one.add_argument("--force", action="store_true", help="replace --out if it is there")
-    one.add_argument("--size", type=_size, metavar="HxW", help="height x width of a picture in pixels; model (default); photo: the structure photo's. Resized by the bicubic filter")
-    parser = argparse.ArgumentParser("dgnet_generate", parents=[shared], description="Pictures from photos by a trained DG-Net: the appearance of one on the structure of another.")
+    one.add_argument("--size", type=_size, metavar="HxW", help="height x width of a picture in pixels; model "
+                     "(default); photo: the structure photo's. Resized by the bicubic filter")
+    parser = argparse.ArgumentParser("dgnet_generate", parents=[shared], description="Pictures from photos by a "
+                                     "trained DG-Net: the appearance of one on the structure of another.")
     commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
     swap = commands.add_parser("swap", parents=[one], help="two photos")
-    swap.add_argument("appearance", metavar="A", help="photo: whose clothes"); swap.add_argument("structure", metavar="B", help="photo: which pose and place")
-    swap.add_argument("--both", action="store_true", help="a strip: A, B, A on B, B on A"); swap.set_defaults(do=_swap, out="swap.png")
+    swap.add_argument("appearance", metavar="A", help="photo: whose clothes")
+    swap.add_argument("structure", metavar="B", help="photo: which pose and place")
+    swap.add_argument("--both", action="store_true", help="a strip: A, B, A on B, B on A")
+    swap.set_defaults(do=_swap, out="swap.png")
     grid = commands.add_parser("grid", parents=[one], help="every appearance on every structure")
-    for option in ("--appearance", "--structure"): grid.add_argument(option, nargs="+", required=True, metavar="PHOTO", help="photos, or folders of photos")
+    for option in ("--appearance", "--structure"):
+        grid.add_argument(option, nargs="+", required=True, metavar="PHOTO", help="photos, or folders of photos")
     grid.set_defaults(do=_grid, out="grid.png")
     walk = commands.add_parser("interpolate", parents=[one], help="from one photo to another, a strip or a GIF")
-    walk.add_argument("first", metavar="A"); walk.add_argument("last", metavar="B")
-    walk.add_argument("--of", choices=("appearance", "structure"), default="appearance", help="the code that moves (default: appearance)")
+    walk.add_argument("first", metavar="A")
+    walk.add_argument("last", metavar="B")
+    walk.add_argument("--of", choices=("appearance", "structure"), default="appearance",
+                      help="the code that moves (default: appearance)")
     walk.add_argument("--still", metavar="C", help="photo of the code that stands still (default: A)")
-    walk.add_argument("--steps", type=_number(int, 2, 240), default=8, help="pictures, ends included"); walk.add_argument("--fps", type=_number(float, 0.1, 50), default=8, help="GIF: per second")
+    walk.add_argument("--steps", type=_number(int, 2, 240), default=8, help="pictures, ends included")
+    walk.add_argument("--fps", type=_number(float, 0.1, 50), default=8, help="GIF: per second")
     walk.set_defaults(do=_interpolate, out="interpolation.png")
-    for p, endings in ((swap, ".png .jpg"), (grid, ".png .jpg"), (walk, ".png .jpg .gif")): p.add_argument("--out", metavar="FILE", help=f"{endings} (default: {p.get_default('out')})")
+    for p, endings in ((swap, ".png .jpg"), (grid, ".png .jpg"), (walk, ".png .jpg .gif")):
+        p.add_argument("--out", metavar="FILE", help=f"{endings} (default: {p.get_default('out')})")
     _add_folder_commands(commands, shared)
     return parser
 
 # %% ../nbs/52_generated_set.ipynb #18aa497e
 def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
-    whole = commands.add_parser("set", parents=[shared], help="a folder into a dataset; the same command goes on after an interruption")
-    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), photos side by side, or a .csv file"); whole.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or the one that the same command began")
-    whole.add_argument("--pairs", type=_pairs, required=True, metavar="N", help="so many random pairs of different people, or all")
-    whole.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="N", help="of the random pairs (default: 0)")
-    whole.add_argument("--format", choices=list(_ENDINGS), default="png", help="png (default) loses nothing; jpg is smaller, and changes FID")
-    whole.add_argument("--size", type=_size, metavar="HxW", help="as in swap"); whole.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
+    whole = commands.add_parser("set", parents=[shared], help="a folder into a dataset; the same command goes on after "
+                                "an interruption")
+    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), photos side by side, or a "
+                       ".csv file")
+    whole.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or the one that the same command "
+                       "began")
+    whole.add_argument("--pairs", type=_pairs, required=True, metavar="N",
+                       help="so many random pairs of different people, or all")
+    whole.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="N",
+                       help="of the random pairs (default: 0)")
+    whole.add_argument("--format", choices=list(_ENDINGS), default="png", help="png (default) loses nothing; jpg is "
+                       "smaller, and changes FID")
+    whole.add_argument("--size", type=_size, metavar="HxW", help="as in swap")
+    whole.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
     whole.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
     whole.set_defaults(do=_set)
     photos = commands.add_parser("photos", parents=[shared], help="rendered people to try it with; needs no model")
-    photos.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or an empty one"); photos.add_argument("--world", choices=list(WORLDS), default="market", help="(default: market)")
-    photos.add_argument("--people", type=_number(int, 2, 200), default=6, metavar="N", help="two photos of each (default: 6)"); photos.add_argument("--seed", type=_number(int, 0, 2**31 - 1), default=1, metavar="N", help="other people (default: 1; the trained runs know those of 0)")
+    photos.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or an empty one")
+    photos.add_argument("--world", choices=list(WORLDS), default="market", help="(default: market)")
+    photos.add_argument("--people", type=_number(int, 2, 200), default=6, metavar="N",
+                        help="two photos of each (default: 6)")
+    photos.add_argument("--seed", type=_number(int, 0, 2**31 - 1), default=1, metavar="N",
+                        help="other people (default: 1; the trained runs know those of 0)")
     photos.set_defaults(do=_photos)
 
 def generate_cli(
@@ -534,12 +653,18 @@ def generate_cli(
 ) -> int:
     "The command `dgnet_generate`."
     args = sys.argv[1:] if args is None else args
-    if args and not {*_COMMANDS, "-h", "--help"} & {*args}: args = ["swap", *args]
+    if args and not {*_COMMANDS, "-h", "--help"} & {*args}:
+        args = ["swap", *args]
     a = _parser().parse_args(args)
     a.processes = processes
-    try: a.do(a); return 0
-    except torch.OutOfMemoryError: print("dgnet_generate: the GPU's memory is full. Set DGNET_DEVICE=cpu, or end what else runs there", file=sys.stderr)
-    except (ValueError, OSError, Image.DecompressionBombError) as e: print(f"dgnet_generate: {e}", file=sys.stderr)
+    try:
+        a.do(a)
+        return 0
+    except torch.OutOfMemoryError:
+        print("dgnet_generate: the GPU's memory is full. Set DGNET_DEVICE=cpu, or end what else runs there",
+              file=sys.stderr)
+    except (ValueError, OSError, Image.DecompressionBombError) as e:
+        print(f"dgnet_generate: {e}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped" + ("; the same command goes on from here" if a.do is _set else ""), file=sys.stderr)
         return 130

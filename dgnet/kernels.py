@@ -26,8 +26,10 @@ def reference() -> Iterator[None]:
     "Inside the block every function with a fast form takes its plain one."
     global _reference
     before, _reference = _reference, True
-    try: yield
-    finally: _reference = before
+    try:
+        yield
+    finally:
+        _reference = before
 
 def fast_form_serves(
     x: Tensor,  # what an operation is given first
@@ -41,7 +43,8 @@ def faster(
     "Decorator of a plain function: `fast` is called in its place where it serves; `plain` stays within reach."
     def decorate(plain: Callable) -> Callable:
         @wraps(plain)
-        def choose(x, *rest, **named): return (fast if fast_form_serves(x) else plain)(x, *rest, **named)
+        def choose(x, *rest, **named):
+            return (fast if fast_form_serves(x) else plain)(x, *rest, **named)
         choose.plain = plain
         return choose
     return decorate
@@ -52,7 +55,8 @@ aten = torch.ops.aten
 def split_images(
     x: Float[Tensor, "b c h w"],
 ) -> list[Tensor]:
-    "Its images, one by one; all at once, as the channels of a single image, where they are so small that the calls would cost more than the sums."
+    """Its images, one by one; all at once, as the channels of a single image, where they are so small that the calls
+    would cost more than the sums."""
     return list(x.split(1)) if x[0].numel() > 8192 else [x.contiguous().view(1, -1, *x.shape[2:])]
 
 def join_images(
@@ -65,10 +69,12 @@ def join_images(
 class FusedInstanceNorm(torch.autograd.Function):
     "AdaIN and LeakyReLU in one, for a CPU, by batch norm's kernel. Not differentiable twice."
     @staticmethod
+    # slope: of LeakyReLU, 0 for none
     def forward(ctx, x, weight, bias, eps, slope):   # slope: of LeakyReLU, 0 for none
         parts, kind = split_images(x), torch.promote_types(x.dtype, torch.float32)
         w, b = (v.to(kind).reshape(len(parts), -1) for v in (weight, bias))
-        out, mean, scale = zip(*(torch.native_batch_norm(v, wk, bk, None, None, True, 0.0, eps) for v, wk, bk in zip(parts, w, b)))
+        out, mean, scale = zip(*(torch.native_batch_norm(v, wk, bk, None, None, True, 0.0, eps) for v, wk,
+                                 bk in zip(parts, w, b)))
         out = join_images([F.leaky_relu_(v, slope) if slope else v for v in out], x.shape)
         ctx.save_for_backward(x, w, torch.stack(mean), torch.stack(scale), out if slope else None)
         ctx.eps, ctx.slope, ctx.kinds = eps, slope, (weight.dtype, bias.dtype)
@@ -79,7 +85,8 @@ class FusedInstanceNorm(torch.autograd.Function):
     def backward(ctx, g):
         x, w, mean, scale, out = ctx.saved_tensors
         dy = aten.leaky_relu_backward(g, out, ctx.slope, True) if ctx.slope else g
-        found = [aten.native_batch_norm_backward(d, v, wk, None, None, m, s, True, ctx.eps, [True] * 3) for d, v, wk, m, s in zip(split_images(dy), split_images(x), w, mean, scale)]
+        found = [aten.native_batch_norm_backward(d, v, wk, None, None, m, s, True, ctx.eps, [True] * 3) for d, v, wk, m,
+                 s in zip(split_images(dy), split_images(x), w, mean, scale)]
         dx, dw, db = zip(*found)
         dw, db = (torch.stack(v).view(x.shape[:2]).to(kind) for v, kind in zip((dw, db), ctx.kinds))
         return join_images(list(dx), x.shape), dw, db, None, None
@@ -97,11 +104,14 @@ def instance_affine(
 
 # %% ../nbs/20_kernels.ipynb #fd49f87a
 class FusedLayerNorm(torch.autograd.Function):
-    "The decoder's layer norm and LeakyReLU in one, for a CPU: batch norm's kernel, image by image. Not differentiable twice."
+    """The decoder's layer norm and LeakyReLU in one, for a CPU: batch norm's kernel, image by image. Not differentiable
+    twice."""
     @staticmethod
+    # slope: of LeakyReLU, 0 for none
     def forward(ctx, x, gamma, beta, eps, slope):   # slope: of LeakyReLU, 0 for none
         n, (zero, one) = x[0].numel(), (torch.full_like(gamma, v) for v in (0.0, 1.0))
-        mean, var = map(torch.stack, zip(*(aten.batch_norm_update_stats(v, zero, one, 0.0) for v in x.split(1))))   # "b c"
+        # "b c"
+        mean, var = map(torch.stack, zip(*(aten.batch_norm_update_stats(v, zero, one, 0.0) for v in x.split(1))))
         mu = mean.mean(1, keepdim=True)
         sigma = ((var + (mean - mu).square()).mean(1, keepdim=True) * (n / (n - 1))).sqrt()
         out, mu, sigma = torch.empty_like(x), mu.expand_as(mean).contiguous(), sigma.expand_as(mean).contiguous()
@@ -122,7 +132,8 @@ class FusedLayerNorm(torch.autograd.Function):
                                   for d, v, m, var in zip(dy.split(1), x.split(1), mu, s.square().reciprocal())))
         dgamma, dbeta = torch.stack(dgamma), torch.stack(dbeta)
         times, shift = -s / ((n - 1) * sigma) * (gamma * dgamma).sum(1, keepdim=True), -s / n * (gamma * dbeta).sum(1, keepdim=True)
-        for d, v, t, h, m in zip(dx, x.split(1), times, shift, mu): d += torch.native_batch_norm(v, t, h, m, one, False, 0.0, 0.0)[0]
+        for d, v, t, h, m in zip(dx, x.split(1), times, shift, mu):
+            d += torch.native_batch_norm(v, t, h, m, one, False, 0.0, 0.0)[0]
         return join_images(list(dx), x.shape), dgamma.sum(0), dbeta.sum(0), None, None
 
 # %% ../nbs/20_kernels.ipynb #a2000006
@@ -138,10 +149,13 @@ def image_norm(
 
 # %% ../nbs/20_kernels.ipynb #7ca1cffd
 class ReflectConv2d(nn.Conv2d):
-    "A convolution whose reflection padding stays in the map's own type, also where autocast would pad in float32 (on a CPU)."
+    """A convolution whose reflection padding stays in the map's own type, also where autocast would pad in float32 (on
+    a CPU)."""
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.dtype == torch.float32 or self.padding_mode == "zeros": return super()._conv_forward(x, weight, bias)
-        with torch.autocast(x.device.type, enabled=False): x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        if x.dtype == torch.float32 or self.padding_mode == "zeros":
+            return super()._conv_forward(x, weight, bias)
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
         return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
 
 # %% ../nbs/20_kernels.ipynb #497aac45
@@ -150,12 +164,14 @@ def fold(
 ) -> Float[Tensor, "2 o c *k 3"]:
     "The last direction, before the doubling: three taps for even places, three for odd ones."
     t = w.unbind(-1)
-    return torch.stack([torch.stack([t[0] + t[1], t[2] + t[3], t[4]], -1), torch.stack([t[0], t[1] + t[2], t[3] + t[4]], -1)])
+    return torch.stack([torch.stack([t[0] + t[1], t[2] + t[3], t[4]], -1), torch.stack([t[0], t[1] + t[2], t[3] + t[4]],
+                                                                                       -1)])
 
 def fold_edge(
     w: Float[Tensor, "o c *k 5"],
 ) -> Float[Tensor, "o c *k 2"]:
-    "The last direction at the border: one tap for the outermost cell, which three of the five see, and one for the next."
+    """The last direction at the border: one tap for the outermost cell, which three of the five see, and one for the
+    next."""
     t = w.unbind(-1)
     return torch.stack([t[1] + t[2] + t[3], t[0] + t[4]], -1)
 
@@ -173,9 +189,11 @@ def fold_kernels(
     bias: Float[Tensor, "o"],
 ) -> FoldedKernels:
     "All kernels, differentiable in the weights."
-    inside = fold(fold(w).mT).mT   # columns of "2 o c 5 3" last, so that both directions are folded: "2 2 o c 3 3", columns' parity second
+    # columns of "2 o c 5 3" last, so that both directions are folded: "2 2 o c 3 3", columns' parity second
+    inside = fold(fold(w).mT).mT
     row, column = (fold(fold_edge(v.mT).mT) for v in (w, w.mT))
-    return FoldedKernels(inside.flatten(1, 2), row.flatten(0, 1), column.flatten(0, 1), fold_edge(fold_edge(w).mT).mT, bias)
+    return FoldedKernels(inside.flatten(1, 2), row.flatten(0, 1), column.flatten(0, 1), fold_edge(fold_edge(w).mT).mT,
+                         bias)
 
 # %% ../nbs/20_kernels.ipynb #b87189d2
 def border_lines(
@@ -188,18 +206,21 @@ def border_outputs(
     lines: list[Tensor],  # from `border_lines`
     kernels: FoldedKernels,
 ) -> tuple[Float[Tensor, "b2 o W"], Float[Tensor, "b2 o H"], Float[Tensor, "b4 o"]]:
-    "First and last row of the result, one after the other along the batch; its first and last column; its corners, row by row. Lines lack their ends."
+    """First and last row of the result, one after the other along the batch; its first and last column; its corners,
+    row by row. Lines lack their ends."""
     def along(v, w):
         y = F.conv2d(F.pad(torch.cat(v), (1, 1, 0, 0), mode="replicate"), w, kernels.bias.repeat(2))
         return y.view(len(y), 2, -1, y.shape[-1]).permute(0, 2, 3, 1).flatten(2)
     corners = torch.cat([v for line in lines[:2] for v in (line[..., :2], line[..., -2:].flip(3))])
-    return along(lines[:2], kernels.row), along(lines[2:], kernels.column), F.conv2d(corners, kernels.corner, kernels.bias).flatten(1)
+    return along(lines[:2], kernels.row), along(lines[2:], kernels.column), F.conv2d(corners, kernels.corner,
+                                                                                     kernels.bias).flatten(1)
 
 # %% ../nbs/20_kernels.ipynb #d37cc63e
 def border_views(
     y: Float[Tensor, "b o h w"],
 ) -> list[Tensor]:
-    "Views, in the order of `border_outputs`: first and last row (2 b o w), first and last column (2 b o h), the corners (2 2 b o)."
+    """Views, in the order of `border_outputs`: first and last row (2 b o w), first and last column (2 b o h), the
+    corners (2 2 b o)."""
     down, across = slice(None, None, y.shape[2] - 1), slice(None, None, y.shape[3] - 1)
     return [y[:, :, down].movedim(2, 0), y[..., across].movedim(3, 0), y[:, :, down, across].permute(2, 3, 0, 1)]
 
@@ -210,10 +231,15 @@ def unpad_gradient(
     "The gradient to the map itself."
     dx = d_padded[:, :, 1:-1, 1:-1].contiguous(memory_format=torch.channels_last)
     for i in (0, -1):
-        dx[:, :, i] += d_padded[:, :, i, 1:-1]; dx[..., i] += d_padded[:, :, 1:-1, i]
-        for j in (0, -1): dx[:, :, i, j] += d_padded[:, :, i, j]
+        dx[:, :, i] += d_padded[:, :, i, 1:-1]
+        dx[..., i] += d_padded[:, :, 1:-1, i]
+        for j in (0, -1):
+            dx[:, :, i, j] += d_padded[:, :, i, j]
     top, bottom, left, right = d_edges
-    dx[:, :, :2] += top; dx[:, :, -2:] += bottom.flip(2); dx[..., :2] += left.mT; dx[..., -2:] += right.mT.flip(3)
+    dx[:, :, :2] += top
+    dx[:, :, -2:] += bottom.flip(2)
+    dx[..., :2] += left.mT
+    dx[..., -2:] += right.mT.flip(3)
     return dx
 
 # %% ../nbs/20_kernels.ipynb #a411b698
@@ -221,12 +247,15 @@ class UpConv(torch.autograd.Function):
     "Nearest-neighbour doubling, reflection and 5×5 convolution in one, from the small map. Not differentiable twice."
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
+    # the map and a `FoldedKernels`, all of one type
     def forward(ctx, x, *kernels):   # the map and a `FoldedKernels`, all of one type
         k, (b, c, h, w), o = FoldedKernels(*kernels), x.shape, len(kernels[-1])
         out = torch.empty(b, o, 2 * h, 2 * w, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         lines, padded = out.permute(0, 2, 3, 1).view(b, h, 2, w, 2 * o), F.pad(x, (1, 1, 1, 1), mode="replicate")
-        for odd in (0, 1): lines[:, :, odd] = F.conv2d(padded, k.inside[odd], k.bias.repeat(2)).permute(0, 2, 3, 1)
-        for v, made in zip(border_views(out), border_outputs(border_lines(x), k)): v.copy_(made.view_as(v))
+        for odd in (0, 1):
+            lines[:, :, odd] = F.conv2d(padded, k.inside[odd], k.bias.repeat(2)).permute(0, 2, 3, 1)
+        for v, made in zip(border_views(out), border_outputs(border_lines(x), k)):
+            v.copy_(made.view_as(v))
         ctx.save_for_backward(x, *kernels)
         return out
 
@@ -237,15 +266,25 @@ class UpConv(torch.autograd.Function):
         x, *kernels = ctx.saved_tensors
         (b, c, h, w), o, g = x.shape, len(kernels[-1]), g.contiguous(memory_format=torch.channels_last)
         g_rows, g_columns, g_corners = (v.clone(memory_format=torch.contiguous_format) for v in border_views(g))
-        for v in (g_rows, g_columns): v[..., 0] = v[..., -1] = 0   # a corner belongs to neither of its lines
-        lines, padded, found = g.permute(0, 2, 3, 1).view(b, h, 2, w, 2 * o), F.pad(x, (1, 1, 1, 1), mode="replicate"), []
+        # a corner belongs to neither of its lines
+        for v in (g_rows, g_columns):
+            v[..., 0] = v[..., -1] = 0
+        lines, padded, found = g.permute(0, 2, 3, 1).view(b, h, 2, w, 2 * o), F.pad(x, (1, 1, 1, 1),
+                                                                                    mode="replicate"), []
         for odd in (0, 1):
             dy = lines[:, :, odd].clone()
             dy[:, -odd] = dy[:, :, 0, :o] = dy[:, :, -1, o:] = 0   # the outermost lines have been taken
-            found.append(torch.ops.aten.convolution_backward(dy.permute(0, 3, 1, 2), padded, kernels[0][odd], [2 * o], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3))
+            found.append(torch.ops.aten.convolution_backward(dy.permute(0, 3, 1, 2), padded, kernels[0][odd], [2 * o],
+                                                             [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3))
         with torch.enable_grad():
             leaves = [v.detach().requires_grad_() for v in (*border_lines(x), *kernels[1:])]
-            *d_edges, d_row, d_column, d_corner, d_bias = torch.autograd.grad(border_outputs(leaves[:4], FoldedKernels(None, *leaves[4:])), leaves, (g_rows.flatten(0, 1), g_columns.flatten(0, 1), g_corners.flatten(0, 2)))
+            *d_edges, d_row, d_column, d_corner, d_bias = torch.autograd.grad(border_outputs(leaves[:4],
+                                                                                             FoldedKernels(None,
+                                                                                                           *leaves[
+                                                                                                               4:])),
+                                                                              leaves, (g_rows.flatten(0, 1),
+                                                                                       g_columns.flatten(0, 1),
+                                                                                       g_corners.flatten(0, 2)))
         d_inside, d_bias = torch.stack([v[1] for v in found]), d_bias + sum(v[2].view(2, o).sum(0) for v in found)
         return unpad_gradient(found[0][0].add_(found[1][0]), d_edges), d_inside, d_row, d_column, d_corner, d_bias
 

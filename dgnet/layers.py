@@ -108,7 +108,8 @@ class ConvBlock(nn.Module):
         "What comes after the convolution."
         slope = 0.2 if self.act else 0.0
         if self.kind == "layer": return self.norm(x, slope)
-        if self.kind == "instance": style = unit_style(x)
+        if self.kind == "instance":
+            style = unit_style(x)
         if self.kind != "none": return adain(x, style.weight, style.bias, 1e-5, slope)
         return F.leaky_relu(x, slope, inplace=True) if self.act else x
 
@@ -124,7 +125,10 @@ class ResBlock(nn.Module):
         self.conv1 = ConvBlock(c, c, 3, norm=norm)
         self.conv2 = ConvBlock(c, c, 3, norm=norm, act=False)
 
-    def forward(self, x: Float[Tensor, "b c h w"], styles: tuple[Style | None, Style | None] = (None, None)) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], styles: tuple[Style | None, Style | None] = (None,
+                                                                                                None)) -> Float[Tensor,
+                                                                                                                "b c h "
+                                                                                                                "w"]:
         return x + self.conv2(self.conv1(x, styles[0]), styles[1])
 
 # %% ../nbs/21_layers.ipynb #7bcd7331
@@ -137,7 +141,8 @@ class ASPP(nn.Module):
         dilations: tuple[int, ...] = (3, 6, 9),  # reach of each 3x3, in cells
     ):
         super().__init__()
-        def conv(c, k, d=1, act=False): return ConvBlock(c, c_branch, k, dilation=d, norm="instance", act=act)
+        def conv(c, k, d=1, act=False):
+            return ConvBlock(c, c_branch, k, dilation=d, norm="instance", act=act)
         self.point = conv(c_in, 1)
         self.dilated = nn.ModuleList(nn.Sequential(conv(c_in, 1, act=True), conv(c_branch, 3, d)) for d in dilations)
 
@@ -152,7 +157,10 @@ def init_weights(
     "The initial weights of the three networks that start from nothing; biases start at zero."
     for m in net.modules():
         if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
-        if kind == "kaiming": nn.init.kaiming_normal_(m.weight, a=0.0, mode="fan_in")
-        elif kind == "gaussian": nn.init.normal_(m.weight, 0.0, 0.02)
-        else: raise ValueError(f"kind={kind!r}: choose kaiming or gaussian")
+        if kind == "kaiming":
+            nn.init.kaiming_normal_(m.weight, a=0.0, mode="fan_in")
+        elif kind == "gaussian":
+            nn.init.normal_(m.weight, 0.0, 0.02)
+        else:
+            raise ValueError(f"kind={kind!r}: choose kaiming or gaussian")
         nn.init.zeros_(m.bias)

@@ -29,7 +29,8 @@ class Stopped(KeyboardInterrupt):
     "The time that was given is over; everything is stored, and the next call goes on."
 
 def time_is_up() -> bool:
-    "Whether the moment that `DGNET_STOP` names, in seconds since 1970, has passed: training then stores its state and stops."
+    """Whether the moment that `DGNET_STOP` names, in seconds since 1970, has passed: training then stores its state and
+    stops."""
     return time.time() > float(os.environ.get("DGNET_STOP", "inf"))
 
 def stop_in_time() -> None:
@@ -40,26 +41,36 @@ def save_state(
     state,        # has `state_dict`
     path: Path,
 ) -> None:
-    "Write the checkpoint beside the old one, then rename: a kill or a full disk leaves the old or the new one, never half. Raises OSError naming the file."
+    """Write the checkpoint beside the old one, then rename: a kill or a full disk leaves the old or the new one, never
+    half. Raises OSError naming the file."""
     temporary, content = path.with_name(path.name + f".{os.getpid()}.tmp"), state.state_dict()
     try:
         with naming_write_errors(path), temporary.open("wb") as f:
-            torch.save(content, f); f.flush(); os.fsync(f.fileno())
+            torch.save(content, f)
+            f.flush()
+            os.fsync(f.fileno())
         temporary.replace(path)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 def load_state(
     state,                # has `load_state_dict`
     path: Path | None,
 ) -> bool:
-    "Go on from a checkpoint, if there is one. Raises ValueError naming a file that cannot be read or that belongs to something else."
+    """Go on from a checkpoint, if there is one. Raises ValueError naming a file that cannot be read or that belongs to
+    something else."""
     if not path: return False
-    for half in path.parent.glob(f"{path.name}.*.tmp"): half.unlink(missing_ok=True)   # of a process that was killed while it wrote
+    # of a process that was killed while it wrote
+    for half in path.parent.glob(f"{path.name}.*.tmp"): half.unlink(missing_ok=True)
     if not path.exists(): return False
-    try: saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path}: not a readable checkpoint ({e}). Delete it to start this run again.") from e
-    try: state.load_state_dict(saved)
-    except (ValueError, KeyError, RuntimeError) as e: raise ValueError(f"{path}: {e}. Give this run a folder of its own, or delete the file.") from e
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise ValueError(f"{path}: not a readable checkpoint ({e}). Delete it to start this run again.") from e
+    try:
+        state.load_state_dict(saved)
+    except (ValueError, KeyError, RuntimeError) as e:
+        raise ValueError(f"{path}: {e}. Give this run a folder of its own, or delete the file.") from e
     return True
 
 # %% ../nbs/35_loop.ipynb #4ed22fb4
@@ -69,18 +80,24 @@ def check_losses(
 ) -> None:
     "Raise FloatingPointError, naming loss and iteration, when one is not a finite number."
     bad = [k for k, v in values.items() if not abs(v) < 1e6]
-    if bad: raise FloatingPointError(f"loss {', '.join(bad)} is {values[bad[0]]} at iteration {it}: training stopped, the last checkpoint is kept. Try a smaller learning rate.")
+    if bad:
+        raise FloatingPointError(f"loss {', '.join(bad)} is {values[bad[0]]} at iteration {it}: training stopped, the "
+                                 "last checkpoint is kept. Try a smaller learning rate.")
 
 def check_weights(
     model: nn.Module,
     it: int,           # iterations done
 ) -> None:
-    "Raise FloatingPointError when a weight is not a finite number: such a network must not replace the last checkpoint."
+    """Raise FloatingPointError when a weight is not a finite number: such a network must not replace the last
+    checkpoint."""
     bad = [k for k, v in model.state_dict().items() if not v.isfinite().all()]
-    if bad: raise FloatingPointError(f"{bad[0]} is not finite after iteration {it}: training stopped, the last checkpoint is kept. Try a smaller learning rate.")
+    if bad:
+        raise FloatingPointError(f"{bad[0]} is not finite after iteration {it}: training stopped, the last checkpoint "
+                                 "is kept. Try a smaller learning rate.")
 
 # %% ../nbs/35_loop.ipynb #142878b9
-LOG_COLUMNS = ("it", "seconds", "img1", "img2", "id_s", "id_s_fine", "adv", "id_c", "code1", "code2", "cyc", "prim", "fine", "d", "d_penalty")
+LOG_COLUMNS = ("it", "seconds", "img1", "img2", "id_s", "id_s_fine", "adv", "id_c", "code1", "code2", "cyc", "prim",
+               "fine", "d", "d_penalty")
 
 def write_log(
     path: Path,   # of the CSV
@@ -97,9 +114,12 @@ def trim_log(
     path: Path,   # of the CSV
     it: int,      # the checkpoint's iteration
 ) -> None:
-    "Forget the rows after iteration `it`, which a run that goes on from there writes again, and rows that a kill left half written."
+    """Forget the rows after iteration `it`, which a run that goes on from there writes again, and rows that a kill left
+    half written."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     whole = [l for l in lines[1:] if l.count(",") == len(LOG_COLUMNS) - 1]
     kept, temporary = [l for l in whole if int(l.split(",")[0]) <= it], path.with_name(path.name + ".tmp")
     if not kept: return path.unlink(missing_ok=True)
-    with naming_write_errors(path): temporary.write_text("\n".join([",".join(LOG_COLUMNS), *kept]) + "\n", encoding="utf-8"); temporary.replace(path)
+    with naming_write_errors(path):
+        temporary.write_text("\n".join([",".join(LOG_COLUMNS), *kept]) + "\n", encoding="utf-8")
+        temporary.replace(path)

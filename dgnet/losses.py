@@ -41,7 +41,8 @@ def l_adv_d(
     kind: str = "lsgan",                   # lsgan (official), or log (Eq. 7 as printed)
 ) -> Float[Tensor, ""]:
     "What D minimises (Eq. 7, D4), without the gradient punishment; summed over scales."
-    if kind == "lsgan": return sum((f ** 2).mean() + ((r - 1) ** 2).mean() for r, f in zip(real, fake))
+    if kind == "lsgan":
+        return sum((f ** 2).mean() + ((r - 1) ** 2).mean() for r, f in zip(real, fake))
     return sum(F.softplus(f).mean() + F.softplus(-r).mean() for r, f in zip(real, fake))
 
 def l_adv_g(

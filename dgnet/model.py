@@ -39,7 +39,8 @@ class Files:
     def load_generator(self, tensors: dict[str, Tensor]) -> None:
         "Take over E_s, G and D. Raises ValueError, and changes nothing, when a name or shape differs."
         ours, theirs = ({k: tuple(v.shape) for k, v in s.items()} for s in (self.generator_state(), tensors))
-        if odd := sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k)): raise ValueError(f"E_s, G and D of another size: {len(odd)} weights differ, {odd[0]} first")
+        if odd := sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k)):
+            raise ValueError(f"E_s, G and D of another size: {len(odd)} weights differ, {odd[0]} first")
         self.load_state_dict(tensors, strict=False)
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None, **metadata) -> Path:
@@ -50,11 +51,14 @@ class Files:
         "Write model.safetensors and config.json into a folder, as the Hugging Face Hub has them; the folder."
         folder = Path(folder)
         save_model(self, folder / "model.safetensors")
-        with naming_write_errors(folder / "config.json"): (folder / "config.json").write_text(json.dumps({"library_name": "dgnet", "n_ids": self.n_ids, **asdict(self.cfg)}, indent=1), encoding="utf-8")
+        with naming_write_errors(folder / "config.json"):
+            (folder / "config.json").write_text(json.dumps({"library_name": "dgnet", "n_ids": self.n_ids,
+                                                            **asdict(self.cfg)}, indent=1), encoding="utf-8")
         return folder
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu", revision: str | None = None) -> "DGNet":
+    def from_pretrained(cls, name: str | Path, device: str | torch.device = "cpu", revision: str
+                        | None = None) -> "DGNet":
         "A trained network by name, in eval mode: `midi-market` comes with the package; see `pretrained_file`."
         return load_model(pretrained_file(name, revision), device)
 
@@ -76,8 +80,8 @@ class DGNet(nn.Module, Files):
         self.cfg, self.n_ids, self.metadata = cfg, n_ids, {}
         self.classes, self.metrics = [], {}   # who stands behind each class score; what the trained network was worth
         weights = "imagenet" if start and cfg.ea_init == "imagenet" else None
-        self.E_a = AppearanceEncoder(n_ids, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.n_parts, cfg.embed_dim,
-                                     cfg.drop_prim, cfg.drop_fine, weights, cfg.code_heads)
+        self.E_a = AppearanceEncoder(n_ids, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.n_parts,
+                                     cfg.embed_dim, cfg.drop_prim, cfg.drop_fine, weights, cfg.code_heads)
         self.E_s = StructureEncoder(cfg.es_width, cfg.n_down, cfg.n_res, cfg.dilations)
         self.G = Decoder(self.E_a.code_dim, cfg.n_parts, self.E_s.code_dim, cfg.n_down, cfg.n_res, cfg.mlp_dim)
         self.D = Discriminator(cfg.d_width, cfg.d_scales, cfg.n_res)
@@ -95,19 +99,23 @@ class DGNet(nn.Module, Files):
 
     def generate(self, x_i: Float[Tensor, "b 3 h w"], x_j: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         "The person of x_i in the pose and place of x_j, row by row; eval mode, no gradient."
-        with evaluating(self): return self(x_i, x_j)
+        with evaluating(self):
+            return self(x_i, x_j)
 
     def generate_grid(self, x_i: Float[Tensor, "m 3 h w"], x_j: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m n 3 h w"]:
         "Every appearance on every structure; eval mode, no gradient."
-        with evaluating(self): return self.G.grid(self.encode_appearance(x_i), self.encode_structure(x_j))
+        with evaluating(self):
+            return self.G.grid(self.encode_appearance(x_i), self.encode_structure(x_j))
 
 # %% ../nbs/26_model.ipynb #e156bdc5
 def compile_networks(
     model: DGNet,     # changed in place
     how: bool | str,  # False: leave it as it is; True; or a mode of torch.compile
 ) -> None:
-    "torch.compile of E_a, E_s and G when they are first called, a program per shape. Not of D, whose punishment is differentiated twice."
-    for net in (model.E_a, model.E_s, model.G) if how else (): net.compile(dynamic=False, mode=None if how is True else how)
+    """torch.compile of E_a, E_s and G when they are first called, a program per shape. Not of D, whose punishment is
+    differentiated twice."""
+    for net in (model.E_a, model.E_s, model.G) if how else ():
+        net.compile(dynamic=False, mode=None if how is True else how)
 
 # %% ../nbs/26_model.ipynb #d397acf3
 def content_hash(
@@ -128,18 +136,25 @@ def save_model(
     dtype: torch.dtype | None = None,  # of the weights in the file: float16 halves it; None: as they are
     **metadata,         # anything JSON can hold: iteration, dataset, a note
 ) -> Path:
-    "Write the model as safetensors, with config, classes, metrics, version and a hash in its header; the file appears whole or not at all."
+    """Write the model as safetensors, with config, classes, metrics, version and a hash in its header; the file appears
+    whole or not at all."""
     if len(model.classes) not in (0, model.n_ids):
-        raise ValueError(f"{len(model.classes)} names in `classes` for {model.n_ids} class scores: give one name for each, or none")
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    about = dict(format="dgnet-model", version=__version__, n_ids=model.n_ids, classes=model.classes, metrics=model.metrics,
-                 config=asdict(model.cfg), init=model.E_a.init, sha256=content_hash(tensors), metadata=metadata)
+        raise ValueError(f"{len(model.classes)} names in `classes` for {model.n_ids} class scores: give one name for "
+                         "each, or none")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k,
+               v in model.state_dict().items()}
+    about = dict(format="dgnet-model", version=__version__, n_ids=model.n_ids, classes=model.classes,
+                 metrics=model.metrics, config=asdict(model.cfg), init=model.E_a.init, sha256=content_hash(tensors),
+                 metadata=metadata)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with naming_write_errors(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps(about)})
+        with naming_write_errors(path, SafetensorError):
+            save_file(tensors, temporary, {"dgnet": json.dumps(about)})
         temporary.replace(path)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/26_model.ipynb #7860f09f
@@ -148,32 +163,41 @@ def config_from_dict(
 ) -> Config:
     "The Config that was stored; raises ValueError when it has fields that this version does not know."
     unknown = sorted(set(values) - {f.name for f in fields(Config)})
-    if unknown: raise ValueError(f"unknown configuration fields {', '.join(unknown)}: written by another version of dgnet")
+    if unknown:
+        raise ValueError(f"unknown configuration fields {', '.join(unknown)}: written by another version of dgnet")
     return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 # %% ../nbs/26_model.ipynb #15e1f11b
 def _read(path: Path, kind: str = "dgnet-model") -> tuple[dict, dict]:
-    if path.is_file() and not os.access(path, os.R_OK): raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise PermissionError(f"{path}: no permission to read. Ask its owner, or: chmod u+r the file")
     try:
         with safe_open(path, "pt") as f:
             about = json.loads((f.metadata() or {}).get("dgnet", "{}"))
             return about, {k: f.get_tensor(k) for k in f.keys()} if about.get("format") == kind else {}
-    except FileNotFoundError: raise FileNotFoundError(f"{path}: no such file. Train one, or check the path") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file. Train one, or check the path") from None
     except (SafetensorError, OSError, ValueError) as e:
-        raise ValueError(f"{path}: not a readable safetensors file, perhaps cut short in a copy ({e}). Copy or save it again") from e
+        raise ValueError(f"{path}: not a readable safetensors file, perhaps cut short in a copy ({e}). Copy or save it "
+                         "again") from e
 
 def load_model(
     path: str | Path,                    # written by `save_model`
     device: str | torch.device = "cpu",  # where the network shall live
 ) -> DGNet:
-    "The network of a file, in eval mode, with its `classes`, `metrics` and `metadata`; raises with file and remedy when it is not one of ours."
+    """The network of a file, in eval mode, with its `classes`, `metrics` and `metadata`; raises with file and remedy
+    when it is not one of ours."""
     about, tensors = _read(Path(path))
-    if not tensors: raise ValueError(f"{path}: a safetensors file, but not a DGNet model. Use one written by DGNet.save")
-    if lacks := {"sha256", "config", "n_ids", "version", "init", "metadata"} - set(about): raise ValueError(f"{path}: its header lacks {', '.join(sorted(lacks))}. Use a file written by DGNet.save")
+    if not tensors:
+        raise ValueError(f"{path}: a safetensors file, but not a DGNet model. Use one written by DGNet.save")
+    if lacks := {"sha256", "config", "n_ids", "version", "init", "metadata"} - set(about):
+        raise ValueError(f"{path}: its header lacks {', '.join(sorted(lacks))}. Use a file written by DGNet.save")
     if content_hash(tensors) != about["sha256"]:
         raise ValueError(f"{path}: its weights do not match their own hash, so it is damaged. Copy or save it again")
-    try: model = DGNet(config_from_dict(about["config"]), about["n_ids"], start=False)
-    except (ValueError, TypeError) as e: raise ValueError(f"{path} (dgnet {about['version']}): {e}. Load it with that version") from e
+    try:
+        model = DGNet(config_from_dict(about["config"]), about["n_ids"], start=False)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path} (dgnet {about['version']}): {e}. Load it with that version") from e
     model.load_state_dict(tensors)
     model.classes, model.metrics = about.get("classes", []), about.get("metrics", {})   # older files have neither
     model.metadata, model.E_a.init = about["metadata"], about["init"]
@@ -186,35 +210,48 @@ def save_weights(
     dtype: torch.dtype | None = None,  # of the weights in the file: float16 halves it; None: as they are
 ) -> Path:
     "Write a state dict as safetensors, whole or not at all. Raises OSError naming the file."
-    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).detach().cpu().contiguous() for k,
+               v in net.state_dict().items()}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with naming_write_errors(path, SafetensorError): save_file(tensors, temporary, {"dgnet": json.dumps({"format": "dgnet-weights", "version": __version__, "sha256": content_hash(tensors)})})
+        with naming_write_errors(path, SafetensorError):
+            save_file(tensors, temporary, {"dgnet": json.dumps({"format": "dgnet-weights", "version": __version__,
+                                                                "sha256": content_hash(tensors)})})
         temporary.replace(path)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 def load_weights(
     net: nn.Module,   # changed in place
     path: Path,       # written by `save_weights`
 ) -> None:
-    "Read a state dict back. Raises FileNotFoundError, or ValueError naming the file when it is damaged or belongs to another network."
+    """Read a state dict back. Raises FileNotFoundError, or ValueError naming the file when it is damaged or belongs to
+    another network."""
     about, tensors = _read(path, "dgnet-weights")
-    if not tensors or content_hash(tensors) != about.get("sha256"): raise ValueError(f"{path}: not weights of dgnet, or damaged. Delete its folder, and the run is trained again")
-    try: net.load_state_dict(tensors)
-    except RuntimeError as e: raise ValueError(f"{path}: {' '.join(str(e).split())[:160]}. Delete its folder, and the run is trained again") from None
+    if not tensors or content_hash(tensors) != about.get("sha256"):
+        raise ValueError(f"{path}: not weights of dgnet, or damaged. Delete its folder, and the run is trained again")
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as e:
+        raise ValueError(
+            f"{path}: {' '.join(str(e).split())[:160]}. Delete its folder, and the run is trained again") from None
 
 # %% ../nbs/26_model.ipynb #15e1f11d
 def shipped_models() -> dict[str, Path]:
-    "The models that come with the package: `midi-market` and its like → file. A run's folder is called market-midi-HASH."
+    """The models that come with the package: `midi-market` and its like → file. A run's folder is called
+    market-midi-HASH."""
     return {"-".join(reversed(p.parent.name.split("-")[:2])): p for p in sorted(WEIGHTS.glob("*/model.safetensors"))}
 
-DEFAULT_MODELS = ("midi-market", "mini-strangers")   # the first that is there is what commands take when no --model is given
+# the first that is there is what commands take when no --model is given
+DEFAULT_MODELS = ("midi-market", "mini-strangers")
 
 def default_name() -> str:
     "The shipped model that commands take when none is given. Raises ValueError when the package came without one."
     found = next((name for name in DEFAULT_MODELS if name in shipped_models()), None)
-    if not found: raise ValueError("no model. Give one with --model FILE: the model.safetensors of a run, e.g. in local/runs after `make reproduce`")
+    if not found:
+        raise ValueError("no model. Give one with --model FILE: the model.safetensors of a run, e.g. in local/runs "
+                         "after `make reproduce`")
     return found
 
 def default_model() -> Path:
@@ -223,19 +260,28 @@ def default_model() -> Path:
 
 def default_note() -> str:
     "One line on what the default model is, and what it is not."
-    return f"note: no --model, so {default_name()}, which comes with the package. It has seen rendered people only: of photographs it makes little (dgnet_train learns from yours)"
+    return (f"note: no --model, so {default_name()}, which comes with the package. It has seen rendered people only: "
+            "of photographs it makes little (dgnet_train learns from yours)")
 
 def pretrained_file(
-    name: str | Path,              # a shipped model, a file, a folder that holds model.safetensors, or OWNER/NAME on the Hugging Face Hub
+    # a shipped model, a file, a folder that holds model.safetensors, or OWNER/NAME on the Hugging Face Hub
+    name: str | Path,
     revision: str | None = None,   # of the Hub's repository
 ) -> Path:
-    "The file behind a name; only OWNER/NAME is ever downloaded, into the Hub's own cache. Raises FileNotFoundError saying what there is."
+    """The file behind a name; only OWNER/NAME is ever downloaded, into the Hub's own cache. Raises FileNotFoundError
+    saying what there is."""
     path, shipped = Path(name).expanduser(), shipped_models()
     if str(name) in shipped: return shipped[str(name)]
-    if path.is_dir(): path = path / "model.safetensors"
+    if path.is_dir():
+        path = path / "model.safetensors"
     if path.is_file(): return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not path.suffix and not path.parent.exists():
         from huggingface_hub import hf_hub_download
-        try: return Path(hf_hub_download(str(name), "model.safetensors", revision=revision))
-        except Exception as e: raise FileNotFoundError(f"{name}: not with the package, no file here, and not to be had from the Hugging Face Hub ({type(e).__name__}: {str(e).splitlines()[0][:160]}). Give a file, or one of {', '.join(shipped) or 'no shipped models'}") from None
-    raise FileNotFoundError(f"{path}: no such file. Train a model (`make reproduce`), check the name, or take one that comes with the package: {', '.join(shipped) or 'there is none'}")
+        try:
+            return Path(hf_hub_download(str(name), "model.safetensors", revision=revision))
+        except Exception as e:
+            raise FileNotFoundError(f"{name}: not with the package, no file here, and not to be had from the Hugging "
+                                    f"Face Hub ({type(e).__name__}: {str(e).splitlines()[0][:160]}). Give a file, or "
+                                    f"one of {', '.join(shipped) or 'no shipped models'}") from None
+    raise FileNotFoundError(f"{path}: no such file. Train a model (`make reproduce`), check the name, or take one that "
+                            f"comes with the package: {', '.join(shipped) or 'there is none'}")

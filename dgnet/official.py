@@ -20,7 +20,8 @@ from .appearance import BaselineNet
 from .model import DGNet
 
 # %% ../nbs/27_official.ipynb #ed61d7ea
-_HEADS = {"1": "head_prim", "2": "head_fine", "": "head"}   # without a number: the teacher, whose network stands in E_a's place
+# without a number: the teacher, whose network stands in E_a's place
+_HEADS = {"1": "head_prim", "2": "head_fine", "": "head"}
 OFFICIAL_NAMES = {   # regular expression of an official key → ours; first match wins; None: dead weight
     r"dec\.model\.1\..*running_.*|model\.fc\..*": None,
     r"enc_content\.model\.5\.conv1\.(.*)": r"E_s.aspp.point.\1",
@@ -45,15 +46,18 @@ def official_name(
 ) -> str | None:
     "Our name for an official weight; None for the weights that nothing uses. Raises KeyError for a stranger."
     for pattern, ours in OFFICIAL_NAMES.items():
-        if m := re.fullmatch(pattern, key): return m.expand(ours) if isinstance(ours, str) else ours and ours(m)
+        if m := re.fullmatch(pattern, key):
+            return m.expand(ours) if isinstance(ours, str) else ours and ours(m)
     raise KeyError(f"{key} is not a name of an official checkpoint")
 
 # %% ../nbs/27_official.ipynb #1108e914
 _BN = "<weight bias running_mean running_var num_batches_tracked>"
-_RESNET_50 = ("model.conv1.weight", f"model.bn1.{_BN}",
-    *(f"model.layer{k}.<{blocks}>.{part}" for k, blocks in {1: "0 1 2", 2: "0 1 2 3", 3: "0 1 2 3 4 5", 4: "0 1 2"}.items()
-      for part in ("conv<1 2 3>.weight", f"bn<1 2 3>.{_BN}")),
-    "model.layer<1 2 3 4>.0.downsample.0.weight", f"model.layer<1 2 3 4>.0.downsample.1.{_BN}", "model.fc.<weight bias>")
+_RESNET_50 = ("model.conv1.weight", f"model.bn1.{_BN}", *(f"model.layer{k}.<{blocks}>.{part}" for k,
+                                                          blocks in {1: "0 1 2", 2: "0 1 2 3", 3: "0 1 2 3 4 5",
+                                                                     4: "0 1 2"}.items()
+                                                          for part in ("conv<1 2 3>.weight", f"bn<1 2 3>.{_BN}")),
+              "model.layer<1 2 3 4>.0.downsample.0.weight", f"model.layer<1 2 3 4>.0.downsample.1.{_BN}",
+              "model.fc.<weight bias>")
 _HEAD = ("add_block.0.<weight bias>", f"add_block.1.{_BN}", "classifier.0.<weight bias>")
 
 OFFICIAL_KEYS = {   # file: the names in it
@@ -78,16 +82,21 @@ def official_keys(
 def official_state(
     net: DGNet | BaselineNet,  # the four networks, or a teacher
 ) -> dict[str, dict[str, Tensor]]:
-    "The weights as the official files hold them: file → name → tensor. Raises ValueError for a network that the official code cannot build."
+    """The weights as the official files hold them: file → name → tensor. Raises ValueError for a network that the
+    official code cannot build."""
     teacher = isinstance(net, BaselineNet)
     ours = {f"E_a.{k}" if teacher else k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    names = {file: {k: official_name(k) for k in official_keys(file)} for file in (("teacher",) if teacher else ("gen", "id", "dis"))}
+    names = {file: {k: official_name(k) for k in official_keys(file)} for file in (("teacher",) if teacher
+                                                                                   else ("gen", "id", "dis"))}
     odd = sorted(set(ours) ^ {n for file in names.values() for n in file.values() if n})
-    if odd: raise ValueError(f"this network has no official counterpart: {len(odd)} weights differ, {odd[0]} first. "
-                             "It needs ea_block='bottleneck', ea_blocks=(3, 4, 6, 3), n_down=2, n_res=4, d_scales=3")
-    if not teacher and net.cfg.code_heads: raise ValueError("this network has no official counterpart: code_heads (recipe 'paper')")
+    if odd:
+        raise ValueError(f"this network has no official counterpart: {len(odd)} weights differ, {odd[0]} first. "
+                         "It needs ea_block='bottleneck', ea_blocks=(3, 4, 6, 3), n_down=2, n_res=4, d_scales=3")
+    if not teacher and net.cfg.code_heads:
+        raise ValueError("this network has no official counterpart: code_heads (recipe 'paper')")
     def unused(key: str) -> Tensor:
-        if key == "model.fc.weight": return torch.zeros(1000, net.backbone.c if teacher else net.E_a.code_dim)
+        if key == "model.fc.weight":
+            return torch.zeros(1000, net.backbone.c if teacher else net.E_a.code_dim)
         if key == "model.fc.bias": return torch.zeros(1000)
         c = len(ours["G.resblocks.0.conv1.conv.bias"])
         return torch.ones(c) if key.endswith("running_var") else torch.zeros(c)
@@ -103,8 +112,11 @@ class OfficialFiles(NamedTuple):
 def _write(content: dict, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try: torch.save(content, temporary); temporary.replace(path)
-    finally: temporary.unlink(missing_ok=True)
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 def save_official(
@@ -113,10 +125,12 @@ def save_official(
     it: int = 100_000,   # the iteration in the files' names
 ) -> OfficialFiles:
     "Write the model as the official repository would; ValueError when that has no such network (see `official_state`)."
-    return OfficialFiles(*(_write({"a": tensors}, Path(folder) / f"{file}_{it:08d}.pt") for file, tensors in official_state(model).items()))
+    return OfficialFiles(*(_write({"a": tensors}, Path(folder) / f"{file}_{it:08d}.pt") for file,
+                           tensors in official_state(model).items()))
 
 # %% ../nbs/27_official.ipynb #1c496f21
-def _non_local(key: str) -> bool: return any("nonloc" in part or "non_local" in part for part in key.lower().split("."))
+def _non_local(key: str) -> bool:
+    return any("nonloc" in part or "non_local" in part for part in key.lower().split("."))
 
 def _official_tensors(
     path: Path,
@@ -126,18 +140,27 @@ def _official_tensors(
     skip_nonlocal: bool = False,   # non-local weights may be there
 ) -> dict[str, Tensor]:
     "The weights of one file, or one ValueError that names the file and everything that does not fit."
-    try: found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise FileNotFoundError(f"{path}: no such file. Check the path") from None
-    except Exception as e: raise ValueError(f"{path}: not a checkpoint that can be read without running code ({(str(e) or type(e).__name__).splitlines()[0]})") from e
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file. Check the path") from None
+    except Exception as e:
+        raise ValueError(f"{path}: not a checkpoint that can be read without running code "
+                         f"({(str(e) or type(e).__name__).splitlines()[0]})") from e
     form = "{'a': weights}" if wrapped else "a plain dictionary of weights"
-    if wrapped: found = found.get("a") if isinstance(found, dict) and set(found) == {"a"} else None
-    if not isinstance(found, dict) or not found or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
+    if wrapped:
+        found = found.get("a") if isinstance(found, dict) and set(found) == {"a"} else None
+    if not isinstance(found, dict) or not found or not all(isinstance(k, str) and isinstance(v, Tensor) for k,
+                                                           v in found.items()):
         raise ValueError(f"{path}: not an official checkpoint, which is {form}")
     missing = [k for k in wanted if k not in found and not (may_lack and k.startswith(may_lack))]
     extra = [k for k in found if k not in wanted and not (skip_nonlocal and _non_local(k))]
-    if not set(found) & set(wanted): raise ValueError(f"{path}: another network's file; {next(iter(wanted))} was expected, {next(iter(found))} was found")
+    if not set(found) & set(wanted):
+        raise ValueError(f"{path}: another network's file; {next(iter(wanted))} was expected, {next(iter(found))} was "
+                         "found")
     wrong = [f"missing {k}" for k in missing] + [f"extra {k}" for k in extra]
-    wrong += [f"misshapen {k}: {tuple(v.shape)} in the file, {tuple(wanted[k].shape)} here" for k, v in found.items() if k in wanted and v.shape != wanted[k].shape]
+    wrong += [f"misshapen {k}: {tuple(v.shape)} in the file, {tuple(wanted[k].shape)} here" for k, v in found.items()
+              if k in wanted and v.shape != wanted[k].shape]
     hint = ". Extra non-local weights can be left out: skip_nonlocal=True" if any(map(_non_local, extra)) else ""
     if wrong: raise ValueError(f"{path} does not fit this network: {'; '.join(wrong)}{hint}")
     return found
@@ -148,10 +171,13 @@ def official_files(
     it: int | None = None,   # None: the last iteration
 ) -> OfficialFiles:
     "The files of one iteration; FileNotFoundError when one of the three is not there."
-    found = {file: {p.stem.removeprefix(f"{file}_"): p for p in sorted(Path(folder).glob(f"{file}_*.pt"))} for file in OfficialFiles._fields}
+    found = {file: {p.stem.removeprefix(f"{file}_"): p for p in sorted(Path(folder).glob(f"{file}_*.pt"))}
+             for file in OfficialFiles._fields}
     last = max((stem for stems in found.values() for stem in stems), default="*") if it is None else f"{it:08d}"
     absent = [f"{file}_{last}.pt" for file, stems in found.items() if last not in stems]
-    if absent: raise FileNotFoundError(f"{folder}: no {', '.join(absent)}. Give the folder of an official checkpoint, or its three files as OfficialFiles(gen, id, dis)")
+    if absent:
+        raise FileNotFoundError(f"{folder}: no {', '.join(absent)}. Give the folder of an official checkpoint, or its "
+                                "three files as OfficialFiles(gen, id, dis)")
     return OfficialFiles(*(found[file][last] for file in OfficialFiles._fields))
 
 # %% ../nbs/27_official.ipynb #07ae2e84
@@ -159,9 +185,11 @@ def load_official(
     model: DGNet,                        # of the same sizes and K; changed in place
     where: str | Path | OfficialFiles,   # the folder, or the three files
     it: int | None = None,               # in a folder, which iteration; None: the last
-    skip_nonlocal: bool = False,         # leave the released generator's extra non-local weights out (D26): it is then not quite that network
+    # leave the released generator's extra non-local weights out (D26): it is then not quite that network
+    skip_nonlocal: bool = False,
 ) -> DGNet:
-    "The model with an official checkpoint's weights, in eval mode; what was left out is in `.metadata`. Raises ValueError, and changes nothing, when a name or shape differs."
+    """The model with an official checkpoint's weights, in eval mode; what was left out is in `.metadata`. Raises
+    ValueError, and changes nothing, when a name or shape differs."""
     files = where if isinstance(where, OfficialFiles) else official_files(where, it)
     state, left_out = {}, []
     for file, wanted in official_state(model).items():
@@ -186,7 +214,8 @@ def load_official_teacher(
     net: BaselineNet,   # of the same sizes and K; changed in place
     path: str | Path,   # net_last.pth
 ) -> BaselineNet:
-    "The teacher with an official file's weights, in eval mode. Raises ValueError, and changes nothing, when a name or shape differs."
+    """The teacher with an official file's weights, in eval mode. Raises ValueError, and changes nothing, when a name or
+    shape differs."""
     wanted = official_state(net)["teacher"]
     found = _official_tensors(Path(path), wanted, wrapped=False, may_lack="model.fc.")
     net.load_state_dict({official_name(k).removeprefix("E_a."): found[k] for k in wanted if official_name(k)})

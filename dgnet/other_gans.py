@@ -36,7 +36,8 @@ def joint_points(
     height: int,           # of the photo, pixels
     width: int,
 ) -> Float[Tensor, "b j 2"]:
-    "Where the joints of rendered people fall in their photos: (x, y) in pixels, in the order of JOINTS. No picture is made."
+    """Where the joints of rendered people fall in their photos: (x, y) in pixels, in the order of JOINTS. No picture is
+    made."""
     put, points = place(structure), skeleton(structure).points
     seen = torch.stack([points[name] for name in JOINTS], 1) @ camera_axes(structure).transpose(1, 2)
     x = (seen[..., 0] * put.unit[:, None] + put.px[:, None] + 0.5 * width / height) * height
@@ -51,8 +52,9 @@ def read_joints(
 ) -> Float[Tensor, "b j 2"]:
     "The joints of a rendered domain's photos. Raises ValueError for photographs: nobody noted where their joints are."
     if not (Path(root) / "factors.csv").is_file():
-        raise ValueError(f"{root}: no factors.csv, so these photos come without joints and no pose-guided generator can learn from them. "
-                         "Use a synthetic world (leave out --data), or kind='lsgan', which needs no joints.")
+        raise ValueError(f"{root}: no factors.csv, so these photos come without joints and no pose-guided generator "
+                         "can learn from them. " "Use a synthetic world (leave out --data), or kind='lsgan', which "
+                         "needs no joints.")
     return joint_points(read_factors(root).lookup(paths)[1], height, width)
 
 # %% ../nbs/38_other_gans.ipynb #4f42cff3
@@ -64,7 +66,8 @@ def heat_maps(
 ) -> Float[Tensor, "b j h w"]:
     "A map for each joint: 1 at its place, falling off around it; nothing where the joint is outside."
     spot = max(sigma * height, 0.6)
-    def bump(at, n): return torch.exp(-0.5 * ((torch.arange(n, device=at.device) + 0.5 - at[..., None]) / spot) ** 2)
+    def bump(at, n):
+        return torch.exp(-0.5 * ((torch.arange(n, device=at.device) + 0.5 - at[..., None]) / spot) ** 2)
     return bump(joints[..., 1], height)[..., :, None] * bump(joints[..., 0], width)[..., None, :]
 
 # %% ../nbs/38_other_gans.ipynb #f5336136
@@ -73,14 +76,18 @@ def channels_by_size(
     width: int,    # half of it
     first: int,    # channels at full size
 ) -> list[int]:
-    "Channels at full size, half, quarter, … down to 4 × 2 cells. Raises ValueError for a photo that does not halve so far."
+    """Channels at full size, half, quarter, … down to 4 × 2 cells. Raises ValueError for a photo that does not halve so
+    far."""
     n = (height // 4).bit_length() - 1
-    if height != 4 << n or width * 2 != height: raise ValueError(f"photos of {height} × {width} do not halve down to 4 × 2 cells; use height 64, 128 or 256 and half of it as width")
+    if height != 4 << n or width * 2 != height:
+        raise ValueError(f"photos of {height} × {width} do not halve down to 4 × 2 cells; use height 64, 128 or 256 "
+                         "and half of it as width")
     return [first * min(8, 2 ** k) for k in range(n + 1)]
 
 def block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     "Convolution, batch norm, leaky ReLU: what all three networks are made of."
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, (kernel - 1) // 2, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2))
+    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, (kernel - 1) // 2, bias=False), nn.BatchNorm2d(c_out),
+                         nn.LeakyReLU(0.2))
 
 class Lsgan(nn.Module):
     "z → photo: a linear layer, then doublings. Draws nobody in particular."
@@ -102,14 +109,16 @@ class Lsgan(nn.Module):
 
 # %% ../nbs/38_other_gans.ipynb #f6af5055
 class PoseGuided(nn.Module):
-    "(x_i, joints) → the person of x_i in that pose, in one stage: the photo comes in from below, the joints at every size."
+    """(x_i, joints) → the person of x_i in that pose, in one stage: the photo comes in from below, the joints at every
+    size."""
     def __init__(self, height: int, width: int, first: int = 8, rows: int = 16):
         super().__init__()
         c, j = channels_by_size(height, width, first), len(JOINTS)
         self.sizes = [(height >> k, width >> k) for k in range(len(c))]
         self.short = [h <= rows for h, _ in self.sizes]   # sizes at which what was seen on the way down is seen again
         self.downs = nn.ModuleList(block(a, b, 4, 2) for a, b in zip([3, *c[1:]], c[1:]))
-        self.middle = nn.Sequential(nn.Linear((c[-1] + j) * 8, c[-1] * 8, bias=False), nn.BatchNorm1d(c[-1] * 8), nn.LeakyReLU(0.2))
+        self.middle = nn.Sequential(nn.Linear((c[-1] + j) * 8, c[-1] * 8, bias=False), nn.BatchNorm1d(c[-1] * 8),
+                                    nn.LeakyReLU(0.2))
         self.ups = nn.ModuleList(block(c[k + 1] + j + c[k] * self.short[k], c[k]) for k in range(len(c) - 1))
         self.out = nn.Conv2d(c[0], 3, 3, padding=1)
 
@@ -119,14 +128,19 @@ class PoseGuided(nn.Module):
         for down in self.downs: levels.append(down(levels[-1]))
         v = levels[-1] + self.middle(torch.cat([levels[-1], maps[-1]], 1).flatten(1)).view(levels[-1].shape)
         for k in reversed(range(len(self.ups))):
-            v = self.ups[k](torch.cat([F.interpolate(v, scale_factor=2), maps[k], *([levels[k]] if self.short[k] else [])], 1))
+            v = self.ups[k](torch.cat([F.interpolate(v, scale_factor=2), maps[k], *([levels[k]] if self.short[k]
+                                                                                    else [])], 1))
         return self.out(v)
 
     @torch.no_grad()
-    def generate(self, x_i: UInt8[Tensor, "n 3 h w"], joints: Float[Tensor, "n j 2"], batch: int = 64) -> Float[Tensor, "n 3 h w"]:
+    def generate(self, x_i: UInt8[Tensor, "n 3 h w"], joints: Float[Tensor, "n j 2"], batch: int = 64) -> Float[Tensor,
+                                                                                                                "n 3 h "
+                                                                                                                "w"]:
         "The people of photos (uint8) in other poses: normalised, on the CPU."
         device = next(self.parameters()).device
-        return torch.cat([self(from_uint8(x.to(device)), p.to(device)).float().cpu() for x, p in zip(x_i.split(batch), joints.split(batch))])
+        return torch.cat([self(from_uint8(x.to(device)), p.to(device)).float().cpu() for x, p in zip(x_i.split(batch),
+                                                                                                     joints.split(
+                                                                                                         batch))])
 
 # %% ../nbs/38_other_gans.ipynb #48cb47e0
 class Critic(nn.Module):
@@ -134,7 +148,8 @@ class Critic(nn.Module):
     def __init__(self, height: int, width: int, first: int = 16):
         super().__init__()
         c = channels_by_size(height, width, first)[:-1]
-        self.downs = nn.Sequential(nn.Conv2d(3, c[0], 4, 2, 1), nn.LeakyReLU(0.2), *(block(a, b, 4, 2) for a, b in zip(c, c[1:])))
+        self.downs = nn.Sequential(nn.Conv2d(3, c[0], 4, 2, 1), nn.LeakyReLU(0.2), *(block(a, b, 4, 2) for a,
+                                                                                     b in zip(c, c[1:])))
         self.score = nn.Linear(c[-1] * 8, 1)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b 1 _ _"]]:
@@ -147,8 +162,10 @@ def make_gan(
     cfg: Config,   # `height`, `width`, and `d_width`, from which all channels follow
 ) -> Lsgan | PoseGuided:
     "An untrained rival. Raises ValueError for a kind that there is not."
-    if kind not in GAN_KINDS: raise ValueError(f"no generator {kind!r} among the rivals; there are {', '.join(GAN_KINDS)}")
-    return Lsgan(cfg.height, cfg.width, 2 * cfg.d_width) if kind == "lsgan" else PoseGuided(cfg.height, cfg.width, cfg.d_width)
+    if kind not in GAN_KINDS:
+        raise ValueError(f"no generator {kind!r} among the rivals; there are {', '.join(GAN_KINDS)}")
+    return Lsgan(cfg.height, cfg.width, 2 * cfg.d_width) if kind == "lsgan" else PoseGuided(cfg.height, cfg.width,
+                                                                                            cfg.d_width)
 
 # %% ../nbs/38_other_gans.ipynb #671035d6
 GAN_RATES, GAN_BETAS = {"lsgan": 1e-3, "pose": 2e-3}, (0.5, 0.999)   # of Adam, for generator and critic
@@ -169,21 +186,27 @@ class GanState:
         self.kind, self.cfg, self.device, self.it, self.seconds = kind, cfg, device, 0, 0.0
         self.key = run_key(replace(cfg, method=kind))
         self.net, self.critic = make_gan(kind, cfg), Critic(cfg.height, cfg.width, 2 * cfg.d_width)
-        for net in (self.net, self.critic): net.to(device, memory_format=torch.channels_last).train()
-        self.optimisers = [torch.optim.Adam(net.parameters(), GAN_RATES[kind], GAN_BETAS) for net in (self.net, self.critic)]
+        for net in (self.net, self.critic):
+            net.to(device, memory_format=torch.channels_last).train()
+        self.optimisers = [torch.optim.Adam(net.parameters(), GAN_RATES[kind], GAN_BETAS) for net in (self.net,
+                                                                                                      self.critic)]
         self.same, self.rng = PositiveSampler(labels), torch.Generator().manual_seed(cfg.seed + 2)
 
     def state_dict(self) -> dict:
         "The state as plain tensors and numbers."
-        return {"net": self.net.state_dict(), "critic": self.critic.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers],
-                "rng": self.rng.get_state(), "it": self.it, "seconds": self.seconds, "key": self.key}
+        return {"net": self.net.state_dict(), "critic": self.critic.state_dict(),
+                "optimisers": [o.state_dict() for o in self.optimisers], "rng": self.rng.get_state(), "it": self.it,
+                "seconds": self.seconds, "key": self.key}
 
     def load_state_dict(self, state: dict) -> None:
         "Go on exactly where `state` was taken. Raises ValueError for the state of another rival."
-        if state["key"] != self.key: raise ValueError(f"this checkpoint belongs to {state['key']}, not to {self.key}")
-        self.net.load_state_dict(state["net"]); self.critic.load_state_dict(state["critic"])
+        if state["key"] != self.key:
+            raise ValueError(f"this checkpoint belongs to {state['key']}, not to {self.key}")
+        self.net.load_state_dict(state["net"])
+        self.critic.load_state_dict(state["critic"])
         for o, s in zip(self.optimisers, state["optimisers"]): o.load_state_dict(s)
-        self.rng.set_state(state["rng"]); self.it, self.seconds = state["it"], state["seconds"]
+        self.rng.set_state(state["rng"])
+        self.it, self.seconds = state["it"], state["seconds"]
 
 # %% ../nbs/38_other_gans.ipynb #7376b497
 class GanBatch(NamedTuple):
@@ -205,7 +228,8 @@ def draw_gan_batch(
         z = torch.randn(len(rows), state.net.n_z, generator=rng)
         return GanBatch(ready(augment(load(rows), rng, 0, cfg.flip)), state.net(to_device(z, state.device)).float())
     t = state.same.another(rows, rng)
-    return GanBatch(ready(load(t)), state.net(ready(augment(load(rows), rng, cfg.pad, cfg.flip)), index_to_device(joints, t, state.device)).float())
+    return GanBatch(ready(load(t)), state.net(ready(augment(load(rows), rng, cfg.pad, cfg.flip)),
+                                              index_to_device(joints, t, state.device)).float())
 
 def gan_step(
     state: GanState,                            # changed in place
@@ -215,13 +239,16 @@ def gan_step(
     "The critic's step, then the generator's. Returns the losses `d`, `adv` and, for `pose`, `img`."
     cfg, (opt, opt_d) = state.cfg, state.optimisers
     for o in state.optimisers:
-        for group in o.param_groups: group["lr"] = gan_rate(state.kind, state.it, cfg)
+        for group in o.param_groups:
+            group["lr"] = gan_rate(state.kind, state.it, cfg)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
         real, fake = draw_gan_batch(state, images, joints)
         d = {"d": l_adv_d(state.critic(real), state.critic(fake.detach()))}
         update(d, None, opt_d)
-        with frozen(state.critic): losses = {"adv": l_adv_g(state.critic(fake))}
-        if state.kind == "pose": losses["img"] = l_img(real, fake)
+        with frozen(state.critic):
+            losses = {"adv": l_adv_g(state.critic(fake))}
+        if state.kind == "pose":
+            losses["img"] = l_img(real, fake)
         update(losses, {"adv": 1.0, "img": PIXEL_WEIGHT}, opt)
     state.it += 1
     return {k: v.detach() for k, v in (d | losses).items()}
@@ -240,9 +267,12 @@ def train_gan(
     save_every: float = 60.0,                      # seconds between checkpoints
     stop_at: int | None = None,                    # leave off early; the checkpoint stays
 ) -> nn.Module:
-    "Another generator on the same photos; goes on from the folder's checkpoint. Returned in eval mode. Raises ValueError when `pose` has no joints."
+    """Another generator on the same photos; goes on from the folder's checkpoint. Returned in eval mode. Raises
+    ValueError when `pose` has no joints."""
     if kind == "pose" and (joints is None or len(joints) != len(images)):
-        raise ValueError(f"kind='pose' needs the joints of all {len(images)} photos, got {'none' if joints is None else len(joints)}: take them from read_joints, which has them for rendered people only")
+        raise ValueError(f"kind='pose' needs the joints of all {len(images)} photos, got "
+                         f"{'none' if joints is None else len(joints)}: take them from read_joints, which has them for "
+                         "rendered people only")
     state, path = GanState(kind, labels, cfg, device), folder and folder / "state.pt"
     load_state(state, path)
     images, joints = cache_on_device(images, device), joints if joints is None else cache_on_device(joints, device)
@@ -252,10 +282,18 @@ def train_gan(
         losses = gan_step(state, images, joints)
         state.seconds = time.monotonic() - began
         save = path and (time.monotonic() - saved > save_every or time_is_up())
-        if state.it % every == 0 or save: check_losses({k: v.item() for k, v in losses.items()}, state.it)
-        if state.it % every == 0 and report: report(Progress(state.it, cfg.rival_iter, state.seconds), {"rival": (losses["adv"] + PIXEL_WEIGHT * losses.get("img", 0)).item()})
-        if save: check_weights(state.net, state.it); save_state(state, path); saved = time.monotonic(); stop_in_time()
+        if state.it % every == 0 or save:
+            check_losses({k: v.item() for k, v in losses.items()}, state.it)
+        if state.it % every == 0 and report:
+            report(Progress(state.it, cfg.rival_iter, state.seconds),
+                   {"rival": (losses["adv"] + PIXEL_WEIGHT * losses.get("img", 0)).item()})
+        if save:
+            check_weights(state.net, state.it)
+            save_state(state, path)
+            saved = time.monotonic()
+            stop_in_time()
     check_weights(state.net, state.it)
-    if path and state.it < cfg.rival_iter: save_state(state, path)
+    if path and state.it < cfg.rival_iter:
+        save_state(state, path)
     elif path: path.unlink(missing_ok=True)
     return state.net.eval()

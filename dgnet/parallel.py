@@ -23,13 +23,17 @@ from .train_own import parse_changes, train_cli
 
 # %% ../nbs/61_parallel.ipynb #18ed2393
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dgnet.parallel run", description="Train one run, alone or with the processes that torchrun or accelerate launch has started; get_run finds it afterwards.")
+    parser = argparse.ArgumentParser("dgnet.parallel run", description="Train one run, alone or with the processes "
+                                     "that torchrun or accelerate launch has started; get_run finds it afterwards.")
     parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large (default: mini)")
     parser.add_argument("--dataset", default="market", help="which synthetic world (default: market)")
-    parser.add_argument("--data", metavar="NAME=FOLDER", help="real photos instead, e.g. market=/data/Market-1501-v15.09.15, folder=/my/photos")
+    parser.add_argument("--data", metavar="NAME=FOLDER", help="real photos instead, e.g. "
+                        "market=/data/Market-1501-v15.09.15, folder=/my/photos")
     parser.add_argument("--recipe", default="official", choices=["official", "paper"])
-    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS", help="time between checkpoints (default: 60)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
+    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
+                        help="time between checkpoints (default: 60)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
+                        help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
     return parser
 
 def _run(args: list[str], processes: SingleProcess) -> int:
@@ -39,14 +43,19 @@ def _run(args: list[str], processes: SingleProcess) -> int:
     processes.check_batch(cfg)
     data = get_data(cfg, path)
     cfg = with_source(cfg, data, path)
-    if processes.main: print(f"{run_key(cfg)}: {processes.count} process{'es' * (processes.count > 1)}, {cfg.batch // processes.count} of {cfg.batch} pairs each", file=sys.stderr, flush=True)
+    if processes.main:
+        print(f"{run_key(cfg)}: {processes.count} process{'es' * (processes.count > 1)}, "
+              f"{cfg.batch // processes.count} of {cfg.batch} pairs each", file=sys.stderr, flush=True)
     progress = ProgressLine([plan_one(cfg)], stream=sys.stderr)
     run = run_on(cfg, data, partial(progress.report, 0) if processes.main else None, a.save_every, processes)
-    if processes.main: print(f"{run.folder.name}: {cfg.n_iter} iterations, {run.provenance['seconds']:.0f} s, by {run.provenance.get('processes', 1)}; read it with get_run")
+    if processes.main:
+        print(f"{run.folder.name}: {cfg.n_iter} iterations, {run.provenance['seconds']:.0f} s, by "
+              f"{run.provenance.get('processes', 1)}; read it with get_run")
     return 0
 
 # %% ../nbs/61_parallel.ipynb #0b6a6939
-COMMANDS: dict[str, Callable] = {"run": _run, "own": train_cli, "set": lambda args, processes: generate_cli(["set", *args], processes)}
+COMMANDS: dict[str, Callable] = {"run": _run, "own": train_cli, "set": lambda args,
+                                 processes: generate_cli(["set", *args], processes)}
 
 def parallel_cli(
     args: list[str] | None = None,   # default: the command line's
@@ -54,24 +63,33 @@ def parallel_cli(
     "The command `python -m dgnet.parallel`, under torchrun, accelerate launch, or alone."
     args, rank, code = sys.argv[1:] if args is None else args, int(os.environ.get("RANK", 0)), 2
     if not args or args[0] not in COMMANDS:
-        print(f"usage: torchrun --nproc-per-node N -m dgnet.parallel {{{' | '.join(COMMANDS)}}} …\nEach has --help.", file=sys.stderr)
+        print(f"usage: torchrun --nproc-per-node N -m dgnet.parallel {{{' | '.join(COMMANDS)}}} …\nEach has --help.",
+              file=sys.stderr)
         return 0 if args[:1] in (["-h"], ["--help"]) else 2
     try:
         processes = init_processes()
         if code := COMMANDS[args[0]](args[1:], processes): return code
         destroy_processes(processes)
         return 0
-    except (WeakTeacher, FloatingPointError) as e: said, code = str(e), 1
-    except (ValueError, OSError) as e: said = str(e)
-    except RuntimeError as e: said, code = f"{str(e).splitlines()[0]}. If another process ended first, its message says why; the same command goes on from the last checkpoint", 1
-    except KeyboardInterrupt: said, code = "stopped; the same command goes on from here", 130
+    except (WeakTeacher, FloatingPointError) as e:
+        said, code = str(e), 1
+    except (ValueError, OSError) as e:
+        said = str(e)
+    except RuntimeError as e:
+        said, code = (f"{str(e).splitlines()[0]}. If another process ended first, its message says why; the same "
+                      "command goes on from the last checkpoint", 1)
+    except KeyboardInterrupt:
+        said, code = "stopped; the same command goes on from here", 130
     if rank: time.sleep(2)
     print(f"dgnet.parallel{f' (process {rank})' if rank else ''}: {said}", file=sys.stderr, flush=True)
     return code
 
-if __name__ == "__main__" and "__file__" in globals():   # python -m, not a notebook
+# python -m, not a notebook   # python -m, not a notebook
+# python -m, not a notebook   # python -m, not a notebook
+if __name__ == "__main__" and "__file__" in globals():   # python -m, not a notebook   # python -m, not a notebook
     ended = parallel_cli()
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(ended) if ended else sys.exit(0)   # a broken group is not waited for
 
 # %% ../nbs/61_parallel.ipynb #7dde01e4
@@ -80,8 +98,10 @@ def launch(
     *args: str,       # words of the command, e.g. "run", "--tier", "smoke"
     **env: str,       # more environment, e.g. DGNET_DEVICE="cpu"
 ) -> str:
-    "torchrun with `python -m dgnet.parallel …` in new processes, to their end; what they printed. Raises RuntimeError with what they complained of."
-    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "dgnet.parallel"]
+    """torchrun with `python -m dgnet.parallel …` in new processes, to their end; what they printed. Raises RuntimeError
+    with what they complained of."""
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m",
+               "dgnet.parallel"]
     done = subprocess.run([sys.executable, *started, *args], capture_output=True, text=True, env=os.environ | env)
     if not done.returncode: return done.stdout
     said = done.stderr.strip().splitlines()

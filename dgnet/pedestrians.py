@@ -44,11 +44,9 @@ class Appearance(NamedTuple):
     sole_rgb: Tensor  # "b 3" colour of the soles
     boot: Tensor  # "b" 0 low shoe .. 1 boot up to the calf
 
-
 PATTERNS = ("solid", "hoops", "pinstripe", "check", "block", "dots", "diagonal")
 PRINTS = ("none", "disc", "ring", "square", "bars", "chevron", "cross")
 BOTTOMS = ("trousers", "skirt")
-
 
 class Render(NamedTuple):
     "Rendered photos with the truth about them."
@@ -56,12 +54,11 @@ class Render(NamedTuple):
     parts: Tensor  # "b h w" uint8, index into PARTS, 0 = background
     joints: Tensor  # "b j 2" (x, y) in pixels, in the order of JOINTS
 
-
 PARTS = ("background", "hair", "skin", "top", "bottom", "shoes", "carried")
 JOINTS = (
     "head", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow", "left wrist",
     "right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle",
-)  # fmt: skip
+)
 
 # %% ../nbs/10_pedestrians.ipynb #05c5227c
 class Shot(NamedTuple):
@@ -92,7 +89,6 @@ class Shot(NamedTuple):
     noise: Tensor  # "b" standard deviation of the sensor noise
     seed: Tensor  # "b" seed of that noise
 
-
 HAIR = ("cropped", "short", "bob", "long", "ponytail", "bun", "afro", "cap")
 CARRIED = ("nothing", "backpack", "shoulder bag", "handbag", "suitcase", "folder")
 SCENES = ("wall", "street", "shops", "hedge", "plaza")
@@ -114,10 +110,8 @@ class Body(NamedTuple):
     carried_size: Tensor  # "b" 1 = average
     carried_side: Tensor  # "b" -1 right hand, +1 left hand
 
-
 Structure = NamedTuple("Structure", [*Body.__annotations__.items(), *Shot.__annotations__.items()])
 Structure.__doc__ = "What Table 1 gives to the structure code: a `Body` and a `Shot`, side by side."
-
 
 class People(NamedTuple):
     "Identities: an appearance plus a body each."
@@ -127,19 +121,16 @@ class People(NamedTuple):
     body: Body
     outfit: Tensor  # "k" people with the same number share the colours of their clothes
 
-
-PLAIN = dict(
-    skin_rgb=(0.90, 0.72, 0.59), top_rgb=(0.80, 0.20, 0.16), top_rgb2=(0.93, 0.92, 0.90), top_pattern=0, top_period=0.08, top_hem=0.09,
-    sleeve=0.42, print_kind=0, print_back=0, print_rgb=(0.95, 0.83, 0.26), print_size=0.06, coat=0.0, coat_rgb=(0.35, 0.37, 0.40),
-    bottom_kind=0, bottom_length=1.0, bottom_width=0.3, bottom_rgb=(0.24, 0.34, 0.54), bottom_rgb2=(0.93, 0.92, 0.90), bottom_pattern=0,
-    shoe_rgb=(0.25, 0.20, 0.18), sole_rgb=(0.93, 0.92, 0.90), boot=0.0,
-    girth=1.0, shoulder=1.0, hip=1.0, legs=1.0, head=1.0, stature=1.0, hair_style=1, hair_length=0.5, hair_grey=0.1, carried=0,
-    carried_grey=0.3, carried_size=1.0, carried_side=1,
-    phase=0.0, stride=0.8, arm_swing=0.7, elbow=0.3, lean=0.02, head_turn=0.0, view=30.0, x=0.0, y=0.0, scale=1.0, scene=0,
-    scene_shift=0.2, ground=0.66, wall=0.62, horizon=0.72, pitch=8.0, sun_side=-40.0, sun_height=45.0, sun=0.5, gain=1.0, contrast=1.0,
-    cast_rgb=(0.0, 0.0, 0.0), blur=0.25, noise=0.0, seed=0,
-)  # fmt: skip
-
+PLAIN = dict(skin_rgb=(0.90, 0.72, 0.59), top_rgb=(0.80, 0.20, 0.16), top_rgb2=(0.93, 0.92, 0.90), top_pattern=0,
+             top_period=0.08, top_hem=0.09, sleeve=0.42, print_kind=0, print_back=0, print_rgb=(0.95, 0.83, 0.26),
+             print_size=0.06, coat=0.0, coat_rgb=(0.35, 0.37, 0.40), bottom_kind=0, bottom_length=1.0, bottom_width=0.3,
+             bottom_rgb=(0.24, 0.34, 0.54), bottom_rgb2=(0.93, 0.92, 0.90), bottom_pattern=0,
+             shoe_rgb=(0.25, 0.20, 0.18), sole_rgb=(0.93, 0.92, 0.90), boot=0.0, girth=1.0, shoulder=1.0, hip=1.0,
+             legs=1.0, head=1.0, stature=1.0, hair_style=1, hair_length=0.5, hair_grey=0.1, carried=0, carried_grey=0.3,
+             carried_size=1.0, carried_side=1, phase=0.0, stride=0.8, arm_swing=0.7, elbow=0.3, lean=0.02,
+             head_turn=0.0, view=30.0, x=0.0, y=0.0, scale=1.0, scene=0, scene_shift=0.2, ground=0.66, wall=0.62,
+             horizon=0.72, pitch=8.0, sun_side=-40.0, sun_height=45.0, sun=0.5, gain=1.0, contrast=1.0,
+             cast_rgb=(0.0, 0.0, 0.0), blur=0.25, noise=0.0, seed=0)
 
 def plain(n: int = 1) -> tuple[Appearance, Structure]:
     "n times one plain person on a plain day: a start for `vary`."
@@ -155,18 +146,15 @@ def take_rows(
     index = torch.as_tensor(index)
     return type(rows)(*(f[index.to(f.device)] if isinstance(f, Tensor) else f for f in rows))
 
-
 def concat_rows(
     parts: list,  # Appearances, or Structures, ...
 ):
     "Several batched NamedTuples of one kind, one after the other."
     return type(parts[0])(*(torch.cat(f) for f in zip(*parts)))
 
-
 def rows_to_device(rows, device: str | torch.device):
     "A batched NamedTuple on another device."
     return type(rows)(*(f.to(device) for f in rows))
-
 
 def vary(
     rows,  # Appearance or Structure
@@ -179,7 +167,6 @@ def vary(
         new[name] = torch.as_tensor(value, dtype=old.dtype, device=old.device).expand_as(old).clone()
     return rows._replace(**new)
 
-
 def cross(appearance: Appearance, structure: Structure) -> tuple[Appearance, Structure]:
     "Every appearance with every structure, appearance-major: row i*m + j is (a_i, s_j)."
     n, m = len(appearance.top_rgb), len(structure.view)
@@ -187,27 +174,28 @@ def cross(appearance: Appearance, structure: Structure) -> tuple[Appearance, Str
     j = torch.arange(m).repeat(n)
     return take_rows(appearance, i), take_rows(structure, j)
 
-
 def _tensors(kind, columns):
     "Columns of numbers as a NamedTuple; floats keep four decimals, so that a table holds them exactly."
     out = []
     for name in kind._fields:
         v = np.asarray(columns[name])
-        out.append(torch.from_numpy(v.astype(np.int64)) if v.dtype.kind in "iub" else torch.from_numpy(v.round(4).astype(np.float32)))
+        out.append(torch.from_numpy(v.astype(np.int64)) if v.dtype.kind in "iub"
+                   else torch.from_numpy(v.round(4).astype(np.float32)))
     return kind(*out)
 
 # %% ../nbs/10_pedestrians.ipynb #ca52f43b
-CLOTHES_PALETTE = {
-    "black": (0.09, 0.09, 0.10), "charcoal": (0.24, 0.25, 0.27), "grey": (0.52, 0.52, 0.53), "silver": (0.74, 0.74, 0.73),
-    "white": (0.93, 0.92, 0.90), "red": (0.80, 0.14, 0.14), "maroon": (0.45, 0.10, 0.15), "pink": (0.93, 0.58, 0.68),
-    "orange": (0.93, 0.49, 0.13), "yellow": (0.95, 0.83, 0.26), "beige": (0.82, 0.74, 0.59), "brown": (0.42, 0.28, 0.17),
-    "green": (0.20, 0.55, 0.25), "olive": (0.38, 0.39, 0.20), "mint": (0.60, 0.85, 0.72), "teal": (0.10, 0.48, 0.50),
-    "sky": (0.50, 0.73, 0.92), "blue": (0.15, 0.33, 0.74), "navy": (0.11, 0.15, 0.34), "jeans": (0.28, 0.38, 0.55),
-    "purple": (0.47, 0.24, 0.60), "lilac": (0.74, 0.64, 0.88), "magenta": (0.76, 0.22, 0.52), "salmon": (0.86, 0.44, 0.38),
-    "turquoise": (0.16, 0.60, 0.64), "gold": (0.76, 0.56, 0.14), "leaf": (0.42, 0.60, 0.20), "cornflower": (0.36, 0.50, 0.84),
-}  # fmt: skip
-SKINS = ((0.95, 0.80, 0.70), (0.90, 0.72, 0.59), (0.82, 0.62, 0.48), (0.68, 0.48, 0.35), (0.50, 0.34, 0.25), (0.36, 0.24, 0.18))
-
+CLOTHES_PALETTE = {"black": (0.09, 0.09, 0.10), "charcoal": (0.24, 0.25, 0.27), "grey": (0.52, 0.52, 0.53),
+                   "silver": (0.74, 0.74, 0.73), "white": (0.93, 0.92, 0.90), "red": (0.80, 0.14, 0.14),
+                   "maroon": (0.45, 0.10, 0.15), "pink": (0.93, 0.58, 0.68), "orange": (0.93, 0.49, 0.13),
+                   "yellow": (0.95, 0.83, 0.26), "beige": (0.82, 0.74, 0.59), "brown": (0.42, 0.28, 0.17),
+                   "green": (0.20, 0.55, 0.25), "olive": (0.38, 0.39, 0.20), "mint": (0.60, 0.85, 0.72),
+                   "teal": (0.10, 0.48, 0.50), "sky": (0.50, 0.73, 0.92), "blue": (0.15, 0.33, 0.74),
+                   "navy": (0.11, 0.15, 0.34), "jeans": (0.28, 0.38, 0.55), "purple": (0.47, 0.24, 0.60),
+                   "lilac": (0.74, 0.64, 0.88), "magenta": (0.76, 0.22, 0.52), "salmon": (0.86, 0.44, 0.38),
+                   "turquoise": (0.16, 0.60, 0.64), "gold": (0.76, 0.56, 0.14), "leaf": (0.42, 0.60, 0.20),
+                   "cornflower": (0.36, 0.50, 0.84)}
+SKINS = ((0.95, 0.80, 0.70), (0.90, 0.72, 0.59), (0.82, 0.62, 0.48), (0.68, 0.48, 0.35), (0.50, 0.34, 0.25),
+         (0.36, 0.24, 0.18))
 
 @dataclass(frozen=True)
 class World:
@@ -249,23 +237,21 @@ WORLDS = {
         dict(white=4, grey=4, sky=4, black=3, navy=3, red=3, blue=3, pink=2, yellow=2, mint=2, green=2, charcoal=2, lilac=2, olive=2, orange=2),
         dict(jeans=6, navy=4, black=4, beige=4, grey=3, charcoal=2, blue=2, brown=2, olive=2),
         0.40, 0.30, 0.12, 0.05, 0.55, 0.30, (3, 8, 4, 2, 0, 3), (3, 2, 3, 2, 3), 0.14, 0.04, (6, 16), 0.010, 53),
-    "strangers": World("strangers", "Strangers", 24,   # to start from, as from ImageNet: every wardrobe, places and cameras of their own
+    # to start from, as from ImageNet: every wardrobe, places and cameras of their own
+    "strangers": World("strangers", "Strangers", 24,
         {c: 1 for c in CLOTHES_PALETTE}, {c: 1 for c in CLOTHES_PALETTE if c not in ("pink", "yellow", "mint", "magenta")} | {"jeans": 3},
         0.50, 0.30, 0.16, 0.12, 0.50, 0.30, (5, 6, 3, 3, 2, 2), (3, 2, 2, 3, 3), 0.12, 0.05, (2, 24), 0.009, 71),
-}  # fmt: skip
-
+}
 
 def _pick(rng, names, weights, n):
     "n weighted draws of indices."
     w = np.asarray(weights, dtype=float)
     return rng.choice(len(names), size=n, p=w / w.sum())
 
-
 def _colours(rng, weights, n):
     "n colours near the named ones, `n 3`."
     base = np.array([CLOTHES_PALETTE[c] for c in weights])[_pick(rng, list(weights), list(weights.values()), n)]
     return (base * rng.uniform(0.95, 1.05, (n, 1)) + rng.uniform(-0.012, 0.012, (n, 3))).clip(0.04, 0.97)
-
 
 def _other(rng, rgb, weights):
     "A second colour that is not too near the first."
@@ -282,50 +268,54 @@ def _dress(rng, w: World, n: int) -> dict:
     c = {"top_rgb": _colours(rng, tops, n), "bottom_rgb": _colours(rng, bottoms, n)}
     c["top_rgb2"], c["print_rgb"] = _other(rng, c["top_rgb"], tops), _other(rng, c["top_rgb"], tops)
     c["bottom_rgb2"] = _other(rng, c["bottom_rgb"], bottoms)
-    c["coat_rgb"] = _colours(rng, {k: v for k, v in {**bottoms, "beige": 3, "olive": 2, "maroon": 2}.items() if k != "white"}, n)
+    c["coat_rgb"] = _colours(rng, {k: v for k, v in {**bottoms, "beige": 3, "olive": 2, "maroon": 2}.items()
+                                   if k != "white"}, n)
     c["shoe_rgb"] = _colours(rng, dict(black=5, white=4, brown=3, grey=2, red=1, blue=1, navy=1), n)
     c["sole_rgb"] = _colours(rng, dict(white=5, black=3, grey=2), n)
     tone = np.array(SKINS)[_pick(rng, SKINS, (3, 4, 4, 2, 2, 1), n)]
     c["skin_rgb"] = (tone * rng.uniform(0.95, 1.05, (n, 1))).clip(0, 1)
     return c | _style(rng, w, n)
 
-
 def _bodies(rng, w: World, n: int) -> dict:
     "Bodies, hair and carried things."
-    u = lambda low, high: rng.uniform(low, high, n)
+    def u(low, high): return rng.uniform(low, high, n)
     build = u(-1, 1)
     carried = _pick(rng, CARRIED, w.carried, n)
-    return dict(
-        girth=(1 + 0.13 * build + u(-0.07, 0.07)), shoulder=1 + u(-0.10, 0.09), hip=1 + u(-0.10, 0.12), legs=1 + u(-0.06, 0.06),
-        head=u(0.97, 1.10), stature=u(0.88, 1.04), hair_style=_pick(rng, HAIR, (2, 5, 3, 4, 3, 2, 1, 2), n), hair_length=u(0, 1),
-        hair_grey=np.where(rng.random(n) < 0.62, u(0.0, 0.22), u(0.22, 1.0)), carried=carried, carried_grey=u(0, 1),
-        carried_size=u(0.85, 1.12), carried_side=rng.choice([-1, 1], n),
-    )  # fmt: skip
-
+    return dict(girth=(1 + 0.13 * build + u(-0.07, 0.07)), shoulder=1 + u(-0.10, 0.09), hip=1 + u(-0.10, 0.12),
+                legs=1 + u(-0.06, 0.06), head=u(0.97, 1.10), stature=u(0.88, 1.04), hair_style=_pick(rng, HAIR,
+                                                                                                     (2, 5, 3, 4, 3, 2,
+                                                                                                      1, 2), n),
+                hair_length=u(0, 1), hair_grey=np.where(rng.random(n) < 0.62, u(0.0, 0.22), u(0.22, 1.0)),
+                carried=carried, carried_grey=u(0, 1), carried_size=u(0.85, 1.12), carried_side=rng.choice([-1, 1], n))
 
 def _style(rng, w: World, n: int) -> dict:
     "Textures and cuts."
-    u = lambda low, high: rng.uniform(low, high, n)
-    yes = lambda p: rng.random(n) < p
+    def u(low, high): return rng.uniform(low, high, n)
+    def yes(p): return rng.random(n) < p
     pattern_ = np.where(yes(w.plain), 0, 1 + _pick(rng, PATTERNS[1:], (4, 2, 3, 3, 2, 2), n))
     sleeve = np.where(yes(w.long_sleeve), u(0.9, 1.0), np.where(yes(0.18), 0.0, u(0.30, 0.48)))
     skirt = yes(w.skirt)
     short = np.where(skirt, yes(0.7), yes(w.short_bottom))
-    length = np.where(short, np.where(skirt, u(0.25, 0.48), u(0.34, 0.50)), np.where(skirt, u(0.62, 0.82), u(0.95, 1.0)))
-    return dict(
-        top_pattern=pattern_, top_period=u(0.062, 0.10), top_hem=u(0.05, 0.14), sleeve=sleeve,
-        print_kind=np.where(yes(w.printed) & np.isin(pattern_, (0, 4)), 1 + _pick(rng, PRINTS[1:], (3, 2, 3, 3, 2, 2), n), 0), print_back=yes(0.4).astype(int),
-        print_size=u(0.045, 0.065), coat=np.where(yes(w.coat), u(0.05, 0.26), 0.0), bottom_kind=skirt.astype(int),
-        bottom_length=length, bottom_width=u(0, 1) ** 1.5, boot=np.where(yes(0.2), u(0.5, 1.0), u(0.0, 0.15)),
-        bottom_pattern=np.where(skirt & yes(0.5), 1 + _pick(rng, PATTERNS[1:], (3, 1, 3, 0, 2, 1), n), np.where(yes(0.06), 2, 0)),
-    )  # fmt: skip
+    length = np.where(short, np.where(skirt, u(0.25, 0.48), u(0.34, 0.50)), np.where(skirt, u(0.62, 0.82),
+                                                                                     u(0.95, 1.0)))
+    return dict(top_pattern=pattern_, top_period=u(0.062, 0.10), top_hem=u(0.05, 0.14), sleeve=sleeve,
+                print_kind=np.where(yes(w.printed) & np.isin(pattern_, (0, 4)), 1 + _pick(rng, PRINTS[1:],
+                                                                                          (3, 2, 3, 3, 2, 2), n), 0),
+                print_back=yes(0.4).astype(int), print_size=u(0.045, 0.065), coat=np.where(yes(w.coat), u(0.05, 0.26),
+                                                                                           0.0),
+                bottom_kind=skirt.astype(int), bottom_length=length, bottom_width=u(0, 1) ** 1.5,
+                boot=np.where(yes(0.2), u(0.5, 1.0), u(0.0, 0.15)), bottom_pattern=np.where(skirt & yes(0.5),
+                                                                                            1 + _pick(rng, PATTERNS[1:],
+                                                                                                      (3, 1, 3, 0, 2,
+                                                                                                       1), n),
+                                                                                            np.where(yes(0.06), 2, 0)))
 
 # %% ../nbs/10_pedestrians.ipynb #54963ea2
 CLOTH_COLOURS = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")
 
-
 def _share_clothes(rng, clothes: dict, body: dict, n: int):
-    "One person in ten wears the same as somebody else, to the last stitch; another third share all colours with one, two or three. Changes the columns."
+    """One person in ten wears the same as somebody else, to the last stitch; another third share all colours with one,
+    two or three. Changes the columns."""
     outfit, i = np.arange(n), 0
     uniform, last = int(0.1 * n) // 2 * 2, max(2, math.ceil(0.44 * n)) if n > 1 else 0
     whole = tuple(c for c in clothes if c != "skin_rgb")
@@ -334,7 +324,8 @@ def _share_clothes(rng, clothes: dict, body: dict, n: int):
         alike = i < uniform
         size = 2 if alike else 2 + (size - 1) % 3
         for j in range(i + 1, min(i + size, last)):
-            for c in whole if alike else CLOTH_COLOURS + (("top_pattern", "bottom_pattern") if rng.random() < 0.5 else ()):
+            for c in whole if alike else CLOTH_COLOURS + (("top_pattern", "bottom_pattern") if rng.random() < 0.5
+                                                          else ()):
                 clothes[c][j] = clothes[c][i]
             outfit[j] = outfit[i]
             if alike: continue
@@ -344,14 +335,14 @@ def _share_clothes(rng, clothes: dict, body: dict, n: int):
         i += size
     return outfit
 
-
 def sample_people(
     world: str,  # key of WORLDS
     n: int,  # how many
     seed: int,  # same seed, same people
     first_id: int = 0,  # number of the first one
 ) -> People:
-    "People of a world; well over a third share the colours of their clothes with another, many the whole outfit, and differ in the rest."
+    """People of a world; well over a third share the colours of their clothes with another, many the whole outfit, and
+    differ in the rest."""
     w, rng = WORLDS[world], np.random.default_rng([seed, WORLDS[world].seed, 1])
     clothes, body = _dress(rng, w, n), _bodies(rng, w, n)
     outfit = _share_clothes(rng, clothes, body, n)
@@ -364,15 +355,13 @@ def cameras(world: str) -> dict:
     "The fixed habits of a world's cameras, one entry per camera in every column."
     w = WORLDS[world]
     rng, n = np.random.default_rng([w.seed, 2]), w.n_cameras
-    u = lambda low, high: rng.uniform(low, high, n)
+    def u(low, high): return rng.uniform(low, high, n)
     pitch = np.linspace(*w.pitch, n)[rng.permutation(n)]
-    return dict(
-        scene=_pick(rng, SCENES, w.scenes, n), ground=u(0.50, 0.76), wall=u(0.46, 0.72), horizon=0.84 - 0.011 * pitch + u(-0.05, 0.05),
-        pitch=pitch, sun_side=u(-80, 80), sun_height=u(25, 65), sun=u(0.1, 0.8), gain=1 + w.light * np.linspace(-1, 1, n)[rng.permutation(n)],
-        contrast=1 + 0.8 * w.light * u(-1, 1), cast_rgb=rng.uniform(-0.024, 0.024, (n, 3)), blur=u(0.25, 0.6),
-        noise=w.noise * u(0.5, 1.5), facing=u(0, 360), shift=u(0, 50),
-    )  # fmt: skip
-
+    return dict(scene=_pick(rng, SCENES, w.scenes, n), ground=u(0.50, 0.76), wall=u(0.46, 0.72), horizon=0.84 - 0.011
+                * pitch + u(-0.05, 0.05), pitch=pitch, sun_side=u(-80, 80), sun_height=u(25, 65), sun=u(0.1, 0.8),
+                gain=1 + w.light * np.linspace(-1, 1, n)[rng.permutation(n)], contrast=1 + 0.8 * w.light * u(-1, 1),
+                cast_rgb=rng.uniform(-0.024, 0.024, (n, 3)), blur=u(0.25, 0.6), noise=w.noise * u(0.5, 1.5),
+                facing=u(0, 360), shift=u(0, 50))
 
 def sample_shots(
     people: People,  # k people
@@ -385,18 +374,19 @@ def sample_shots(
     w, n = WORLDS[people.world], len(person_index)
     rng = np.random.default_rng([seed, w.seed, 3])
     c = {k: v[camera.numpy()] for k, v in cameras(people.world).items()}
-    u = lambda low, high: rng.uniform(low, high, n)
+    def u(low, high): return rng.uniform(low, high, n)
     along = rng.random(n) < 0.6  # most people follow the pavement, either way
     view = np.where(along, c["facing"] + 180 * rng.integers(0, 2, n) + rng.normal(0, 22, n), u(0, 360)) % 360
     stride = np.where(rng.random(n) < 0.15, u(0.0, 0.15), u(0.55, 1.0))
-    shot = dict(
-        phase=u(0, 1), stride=stride, arm_swing=stride * u(0.4, 1.0), elbow=u(0.12, 0.55), lean=u(-0.02, 0.09), head_turn=u(-28, 28),
-        view=view, x=u(-0.10, 0.10), y=u(-0.025, 0.025), scale=u(0.92, 1.05), scene=c["scene"], scene_shift=c["shift"] + u(0, 3),
-        ground=c["ground"] * u(0.94, 1.06), wall=c["wall"] * u(0.92, 1.08), horizon=c["horizon"] + u(-0.03, 0.03),
-        pitch=c["pitch"] + u(-1.5, 1.5), sun_side=c["sun_side"] + u(-8, 8), sun_height=c["sun_height"] + u(-4, 4),
-        sun=(c["sun"] + w.daytime * 2 * u(-1, 1)).clip(0, 1), gain=c["gain"] + w.daytime * u(-1, 1), contrast=c["contrast"] + 0.5 * w.daytime * u(-1, 1),
-        cast_rgb=(c["cast_rgb"] + rng.uniform(-0.006, 0.006, (n, 3))), blur=c["blur"] * u(0.7, 1.4), noise=c["noise"],
-        seed=rng.integers(0, 1_000_000, n),
-    )  # fmt: skip
+    shot = dict(phase=u(0, 1), stride=stride, arm_swing=stride * u(0.4, 1.0), elbow=u(0.12, 0.55), lean=u(-0.02, 0.09),
+                head_turn=u(-28, 28), view=view, x=u(-0.10, 0.10), y=u(-0.025, 0.025), scale=u(0.92, 1.05),
+                scene=c["scene"], scene_shift=c["shift"] + u(0, 3), ground=c["ground"] * u(0.94, 1.06),
+                wall=c["wall"] * u(0.92, 1.08), horizon=c["horizon"] + u(-0.03, 0.03), pitch=c["pitch"] + u(-1.5, 1.5),
+                sun_side=c["sun_side"] + u(-8, 8), sun_height=c["sun_height"] + u(-4, 4),
+                sun=(c["sun"] + w.daytime * 2 * u(-1, 1)).clip(0, 1), gain=c["gain"] + w.daytime * u(-1, 1),
+                contrast=c["contrast"] + 0.5 * w.daytime * u(-1, 1), cast_rgb=(c["cast_rgb"] + rng.uniform(-0.006,
+                                                                                                           0.006, (n,
+                                                                                                                   3))),
+                blur=c["blur"] * u(0.7, 1.4), noise=c["noise"], seed=rng.integers(0, 1_000_000, n))
     s = _tensors(Shot, shot)
     return take_rows(people.appearance, person_index), Structure(*take_rows(people.body, person_index), *s)

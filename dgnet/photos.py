@@ -22,11 +22,14 @@ from torch import Tensor
 from .datasets import REMEDY, ReidData, Split
 
 # %% ../nbs/15_photos.ipynb #bb3b6562
-_UPRIGHT = dict(zip(range(2, 9), (Image.Transpose[t] for t in "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split())))
+_UPRIGHT = dict(zip(range(2, 9), (Image.Transpose[t] for t in "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE "
+                                  "ROTATE_270 TRANSVERSE ROTATE_90".split())))
 
 def _orientation(im: Image.Image) -> int:
-    try: return im.getexif().get(0x0112, 1)
-    except Exception: return 1   # a damaged note on a whole photo
+    try:
+        return im.getexif().get(0x0112, 1)
+    except Exception:
+        return 1
 
 def _eight_bits(im: Image.Image) -> Image.Image:
     v = np.asarray(im).astype(np.float64)
@@ -36,13 +39,16 @@ def _eight_bits(im: Image.Image) -> Image.Image:
 def to_rgb(
     im: Image.Image,  # of any mode and size
 ) -> Image.Image:
-    "Upright RGB with 8 bits: EXIF rotation carried out, white behind what is transparent, 16-bit grey scaled. Plain RGB comes back as it is."
+    """Upright RGB with 8 bits: EXIF rotation carried out, white behind what is transparent, 16-bit grey scaled. Plain
+    RGB comes back as it is."""
     turn = _UPRIGHT.get(_orientation(im))
-    if im.mode[0] in "IF": im = _eight_bits(im)
+    if im.mode[0] in "IF":
+        im = _eight_bits(im)
     if im.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in im.info:
         im = (im.convert("LA") if im.mode == "La" else im).convert("RGBA")
         im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im)
-    if im.mode != "RGB": im = im.convert("RGB")
+    if im.mode != "RGB":
+        im = im.convert("RGB")
     return im.transpose(turn) if turn is not None else im
 
 # %% ../nbs/15_photos.ipynb #79b5982e
@@ -52,24 +58,31 @@ class UnreadablePhoto(NamedTuple):
     why: str
 
 def _why(e: Exception, path: Path) -> str:
-    if isinstance(e, Image.DecompressionBombError): return "more pixels than can be meant, see PIL's MAX_IMAGE_PIXELS"
+    if isinstance(e, Image.DecompressionBombError):
+        return "more pixels than can be meant, see PIL's MAX_IMAGE_PIXELS"
     if isinstance(e, PermissionError): return "no permission to read it"
     if not path.is_file(): return "no such file" if not path.exists() else "a folder"
     if not path.stat().st_size: return "an empty file"
     if isinstance(e, UnidentifiedImageError): return "no image format that is known"
-    if isinstance(e, (OSError, SyntaxError, EOFError)): return "cut short" if "truncated" in str(e) else "damaged or cut short"
+    if isinstance(e, (OSError, SyntaxError, EOFError)):
+        return "cut short" if "truncated" in str(e) else "damaged or cut short"
     return f"damaged, {type(e).__name__}"
 
 def _decode(path: Path, height: int, width: int) -> np.ndarray | UnreadablePhoto:
     try:
-        with Image.open(path) as im: return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BICUBIC))
-    except Exception as e: return UnreadablePhoto(path, _why(e, path))   # a damaged file can make a decoder raise anything
+        with Image.open(path) as im:
+            return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BICUBIC))
+    # a damaged file can make a decoder raise anything
+    except Exception as e:
+        return UnreadablePhoto(path, _why(e, path))
 
 def _refuse(broken: list, what: str, most: int = 3) -> None:
     "Raises OSError naming the first of the broken photos and the count of the rest."
     said = ", ".join(f"{p}: not a readable image ({why})" for p, why in broken[:most])
-    if len(broken) > most: said += f", and {len(broken) - most} more of {what}"
-    raise OSError(said + (". Replace or delete the file." if len(broken) == 1 else f". Replace or delete these {len(broken)} files, or leave them out (dgnet.data.without_broken)."))
+    if len(broken) > most:
+        said += f", and {len(broken) - most} more of {what}"
+    raise OSError(said + (". Replace or delete the file." if len(broken) == 1 else ". Replace or delete these "
+                          f"{len(broken)} files, or leave them out (dgnet.data.without_broken)."))
 
 def read_image(
     path: Path,   # of a photo
@@ -83,7 +96,8 @@ def read_image(
 
 # %% ../nbs/15_photos.ipynb #b6b1cd9b
 def _each(work, n: int, workers: int | None) -> list:
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool: return [b for b in pool.map(work, range(n)) if b is not None]
+    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+        return [b for b in pool.map(work, range(n)) if b is not None]
 
 def load_images(
     split: Split,                # which photos
@@ -114,11 +128,16 @@ def drop_unreadable(
 ) -> ReadableData:
     "Decode every photo and leave out those that cannot be read. Raises ValueError when no training photo is left."
     paths = list(dict.fromkeys(p for s in data.splits for p in s.paths))
-    def fault(k): return seen if isinstance(seen := _decode(paths[k], height, width), UnreadablePhoto) else None
+    def fault(k):
+        return seen if isinstance(seen := _decode(paths[k], height, width), UnreadablePhoto) else None
     broken = _each(fault, len(paths), workers)
     bad = {b.path for b in broken}
-    if bad.issuperset(data.train.paths): raise ValueError(f"{data.root}: none of the {data.train.n} training photos can be read, e.g. {data.train.paths[0]}. {REMEDY}")
-    whole = {f: s.take([p not in bad for p in s.paths])._replace(ignored=s.ignored) for f, s in zip(data._fields[2:], data[2:]) if s is not None}
+    if bad.issuperset(data.train.paths):
+        raise ValueError(f"{data.root}: none of the {data.train.n} training photos can be read, e.g. "
+                         f"{data.train.paths[0]}. {REMEDY}")
+    whole = {f: s.take([p not in bad for p in s.paths])._replace(ignored=s.ignored) for f, s in zip(data._fields[2:],
+                                                                                                    data[2:])
+             if s is not None}
     return ReadableData(data._replace(**whole), broken)
 
 # %% ../nbs/15_photos.ipynb #f5892430
@@ -139,7 +158,8 @@ def augment(
     b, _, h, w = x.shape
     shift = torch.randint(-pad, pad + 1, (2, b), generator=rng)
     flip = torch.rand(b, generator=rng) < p_flip
-    down, right, flip = to_device(torch.cat([shift, flip[None]]), x.device)   # three numbers a photo; the rest is done where the photos are
+    # three numbers a photo; the rest is done where the photos are
+    down, right, flip = to_device(torch.cat([shift, flip[None]]), x.device)
     rows, cols = crop_indices(down, h), crop_indices(right, w)
     cols = torch.where(flip[:, None] > 0, cols.flip(1), cols)
     where = (rows[:, :, None] * w + cols[:, None, :]).view(b, 1, h * w)
@@ -169,7 +189,8 @@ def random_erasing(
     "Blank a random rectangle (D7), drawn anew for each photo."
     b, _, h, w = x.shape
     hit = torch.rand(b, generator=rng) < p
-    top, bottom, left, right, hit = to_device(torch.cat([_rectangles(b, h, w, rng, area, aspect), hit[None]]), x.device)[:, :, None]
+    top, bottom, left, right, hit = to_device(torch.cat([_rectangles(b, h, w, rng, area, aspect), hit[None]]),
+                                              x.device)[:, :, None]
     r, c = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     inside = ((r >= top) & (r < bottom) & (hit > 0))[:, :, None] & ((c >= left) & (c < right))[:, None, :]
     return x.masked_fill(inside[:, None], fill)
@@ -203,7 +224,8 @@ def reshuffle_clashes(
         if not len(clash): return j
         rows = torch.unique(torch.cat([clash, torch.randperm(len(j), generator=rng)[:len(clash) + 1]]))
         j[rows] = j[rows[torch.randperm(len(rows), generator=rng)]]
-    raise ValueError("distinct=True: one person holds so many of the photos that y_i != y_j cannot hold throughout an epoch")
+    raise ValueError("distinct=True: one person holds so many of the photos that y_i != y_j cannot hold throughout an "
+                     "epoch")
 
 # %% ../nbs/15_photos.ipynb #f96cb25f
 class Triplet(NamedTuple):
@@ -214,7 +236,8 @@ class Triplet(NamedTuple):
     t_j: Tensor  # another photo of x_j's person
 
 class TripletSampler:
-    "Endless `Triplet`s from two independent shuffles per epoch; `distinct` keeps y_i != y_j (D15). Raises ValueError when there is no full batch."
+    """Endless `Triplet`s from two independent shuffles per epoch; `distinct` keeps y_i != y_j (D15). Raises ValueError
+    when there is no full batch."""
     def __init__(
         self,
         labels: Int[np.ndarray, "n"] | Int[Tensor, "n"],  # 0-based class of each photo
@@ -227,7 +250,9 @@ class TripletSampler:
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.batch, self.seed, self.distinct, self.rank, self.world = batch, seed, distinct, rank, world
         self.people = PositiveSampler(self.labels)
-        if not self.steps: raise ValueError(f"{len(self.labels)} photos do not fill one batch of {batch} × {world}; take a smaller batch")
+        if not self.steps:
+            raise ValueError(f"{len(self.labels)} photos do not fill one batch of {batch} × {world}; take a smaller "
+                             "batch")
         self.load_state_dict({"epoch": 0, "step": 0})
 
     @property
@@ -241,7 +266,8 @@ class TripletSampler:
         self.epoch, self.step = state["epoch"], state["step"]
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         i, j = (torch.randperm(len(self.labels), generator=rng) for _ in range(2))
-        if self.distinct: j = reshuffle_clashes(self.labels[i], j, self.labels, rng)
+        if self.distinct:
+            j = reshuffle_clashes(self.labels[i], j, self.labels, rng)
         self.epoch_draws = Triplet(i, j, self.people.another(i, rng), self.people.another(j, rng))
 
     def __iter__(self): return self
@@ -267,7 +293,8 @@ def index_to_device(
     device: torch.device,           # where they are needed
 ) -> Shaped[Tensor, "b *s"]:
     "Rows of a data set, on a device; from the CPU to a GPU only the rows travel, without a wait."
-    if data.device.type != "cpu" or device.type != "cuda": return data[to_device(rows, data.device)].to(device)
+    if data.device.type != "cpu" or device.type != "cuda":
+        return data[to_device(rows, data.device)].to(device)
     drawn = torch.empty(len(rows), *data.shape[1:], dtype=data.dtype, pin_memory=True)
     return torch.index_select(data, 0, rows, out=drawn).to(device, non_blocking=True)
 

@@ -34,8 +34,10 @@ def ssim(
     y: Float[Tensor, "b 3 h w"],  # the other image of each pair
     window: str = "gaussian",     # "gaussian": σ = 1.5, as SSIM was published; "uniform": flat 7 × 7
 ) -> Float[Tensor, "b"]:
-    "Structural similarity of each pair, averaged over pixels and colours: 1 for equal images, about 0 for unrelated ones."
-    from torchmetrics.functional.image import structural_similarity_index_measure  # here, since it takes seconds to import
+    """Structural similarity of each pair, averaged over pixels and colours: 1 for equal images, about 0 for unrelated
+    ones."""
+    # here, since it takes seconds to import
+    from torchmetrics.functional.image import structural_similarity_index_measure
     return structural_similarity_index_measure(
         x, y, gaussian_kernel=window == "gaussian", kernel_size=7, data_range=1.0, reduction="none").reshape(len(x))
 
@@ -65,7 +67,8 @@ def same_person_pairs(
         if len(rows) < 2: continue
         for _ in range(n_pairs):
             i, j = rng.choice(rows, 2, replace=False)
-            left.append(i); right.append(j)
+            left.append(i)
+            right.append(j)
     return Pairs(torch.tensor(left, dtype=torch.int64), torch.tensor(right, dtype=torch.int64))
 
 # %% ../nbs/33_quality.ipynb #4bd52775
@@ -89,14 +92,18 @@ def diversity(
 ) -> Diversity:
     "Mean DSSIM within people, by Table 2's protocol; raises when nobody has two images."
     device, passes = device or default_device(), []
-    def compare(i, j): return dssim(images[i].to(device) / 255, images[j].to(device) / 255, window).double().cpu()
+    def compare(i, j):
+        return dssim(images[i].to(device) / 255, images[j].to(device) / 255, window).double().cpu()
     for k in range(n_passes):
         pairs = same_person_pairs(ids, n_pairs, seed=seed * 1009 + k)
-        if not len(pairs.i): raise ValueError("diversity: no person has two images, so there is no pair to compare")
-        passes.append(torch.cat([compare(i, j) for i, j in zip(pairs.i.split(batch), pairs.j.split(batch))]).mean().item())
+        if not len(pairs.i):
+            raise ValueError("diversity: no person has two images, so there is no pair to compare")
+        passes.append(torch.cat([compare(i, j) for i, j in zip(pairs.i.split(batch),
+                                                               pairs.j.split(batch))]).mean().item())
     running = np.cumsum(passes) / np.arange(1, n_passes + 1)
     mean = float(np.mean(passes))
-    return Diversity(mean, 1 - 2 * mean, float(running.min() + running.max()) / 2, tuple(passes), n_passes * len(pairs.i))
+    return Diversity(mean, 1 - 2 * mean, float(running.min() + running.max()) / 2, tuple(passes),
+                     n_passes * len(pairs.i))
 
 # %% ../nbs/33_quality.ipynb #89243a2f
 class Gaussian(NamedTuple):
@@ -112,8 +119,9 @@ def fit_gaussian(
     "Mean and unbiased covariance; raises when there are too few images to estimate a covariance of this size."
     n, d = features.shape
     need = 10 * d if min_images is None else min_images
-    if n < need: raise ValueError(
-        f"fit_gaussian: {n} images cannot support {d} features; at least {need} are needed. Use more images or a smaller network: feature_network({n}).")
+    if n < need:
+        raise ValueError(f"fit_gaussian: {n} images cannot support {d} features; at least {need} are needed. Use more "
+                         f"images or a smaller network: feature_network({n}).")
     f = features.double().cpu()
     centred = f - f.mean(0)
     return Gaussian(f.mean(0), centred.T @ centred / (n - 1), n)
@@ -171,7 +179,8 @@ def wavelets(
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))  # grey, red–green, blue–yellow
 
 class FilterBank(FeatureNetwork):
-    "The offline feature network: colours and wavelet energies at three scales in four stripes, projected to `dim` numbers."
+    """The offline feature network: colours and wavelet energies at three scales in four stripes, projected to `dim`
+    numbers."""
     def __init__(self,
         dim: int = 32,               # features kept; at most 64
         height: int = 128, width: int = 64,  # every image is brought to this size
@@ -184,7 +193,8 @@ class FilterBank(FeatureNetwork):
         self.register_buffer("waves", wavelets())
         self.register_buffer("opponent", torch.tensor(OPPONENT))
         n = 3 * 2 * n_stripes + 3 * 3 * 4 * n_stripes + 3 * 16
-        basis, _ = torch.linalg.qr(torch.randn(n, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        basis, _ = torch.linalg.qr(torch.randn(n, 64, generator=torch.Generator().manual_seed(seed),
+                                               dtype=torch.float64))
         self.register_buffer("projection", (basis[:, :dim] * math.sqrt(n / dim)).float())
 
     def _waves(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
@@ -221,7 +231,8 @@ class InceptionFeatures(FeatureNetwork):
         super().__init__("inception-v3", 2048, 10_000)
         file = local_file(*INCEPTION, env="DGNET_INCEPTION", path=path, required=True)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        if not digest.startswith(sha256): raise ValueError(f"{file}: SHA-256 {digest[:8]}…, expected {sha256}…; fetch it again from {INCEPTION[1]}")
+        if not digest.startswith(sha256):
+            raise ValueError(f"{file}: SHA-256 {digest[:8]}…, expected {sha256}…; fetch it again from {INCEPTION[1]}")
         self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file), antialias=False)
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -232,11 +243,14 @@ def feature_network(
     n_images: int,                   # in the smaller of the two sets to compare
     path: str | Path | None = None,  # of the Inception weights, as in `InceptionFeatures`
 ) -> FeatureNetwork:
-    "Inception when its weights are here and the images suffice, else the largest filter bank that they allow; raises under 80 images."
-    if n_images >= 10_000 and local_file(*INCEPTION, env="DGNET_INCEPTION", path=path): return InceptionFeatures(path)
+    """Inception when its weights are here and the images suffice, else the largest filter bank that they allow; raises
+    under 80 images."""
+    if n_images >= 10_000 and local_file(*INCEPTION, env="DGNET_INCEPTION", path=path):
+        return InceptionFeatures(path)
     for dim in (64, 32, 16, 8):
         if n_images >= 10 * dim: return FilterBank(dim)
-    raise ValueError(f"feature_network: {n_images} images are too few for a Fréchet distance; the smallest network (8 features) needs 80.")
+    raise ValueError(f"feature_network: {n_images} images are too few for a Fréchet distance; the smallest network (8 "
+                     "features) needs 80.")
 
 # %% ../nbs/33_quality.ipynb #7fe5ed10
 class Frechet(NamedTuple):
@@ -313,7 +327,8 @@ def random_pairs(
     "`n` distinct ordered pairs of images of two *different* people; raises when there are not so many."
     ids = np.asarray(ids)
     i, j = np.nonzero(ids[:, None] != ids[None, :])
-    if len(i) < n: raise ValueError(f"random_pairs: {len(i)} pairs of different people exist, {n} asked for")
+    if len(i) < n:
+        raise ValueError(f"random_pairs: {len(i)} pairs of different people exist, {n} asked for")
     pick = np.random.default_rng(seed).choice(len(i), n, replace=False)
     return Pairs(torch.from_numpy(i[pick]), torch.from_numpy(j[pick]))
 
@@ -330,8 +345,10 @@ def swap_error(
     truth: Float[Tensor, "b 3 h w"],  # the true picture
     person: Bool[Tensor, "b h w"],    # the person's pixels in the true picture
 ) -> SwapError:
-    "L1 over the person (whole, and brightness and colour apart) and over the whole image; raises when a picture has no person."
-    if not bool(person.flatten(1).any(1).all()): raise ValueError("swap_error: a picture without a single person pixel has no error over the person")
+    """L1 over the person (whole, and brightness and colour apart) and over the whole image; raises when a picture has
+    no person."""
+    if not bool(person.flatten(1).any(1).all()):
+        raise ValueError("swap_error: a picture without a single person pixel has no error over the person")
     error, mask = x_hat - truth, person.float()
     grey = error.mean(1, keepdim=True)
     def over_person(e): return (e.abs().mean(1) * mask).sum((1, 2)) / mask.sum((1, 2))
@@ -342,7 +359,8 @@ def sharpness(
     x: Float[Tensor, "b 3 h w"],       # RGB in [0, 1]
     person: Bool[Tensor, "b h w"],     # the person's pixels
 ) -> float:
-    "Mean gradient of brightness inside the person, |dx| + |dy| by central differences: to be divided by the true picture's."
+    """Mean gradient of brightness inside the person, |dx| + |dy| by central differences: to be divided by the true
+    picture's."""
     grey = x.mean(1)
     across, down = (grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]).abs(), (grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]).abs()
     mask = person[:, 1:-1, 1:-1].float()
@@ -381,7 +399,8 @@ def swap_truth(
 ) -> SwapTruth:
     "Render the true swap of every pair at the photos' own size, then bring it to the network's."
     def pictures(i, j):
-        made = [render(take_rows(appearance, a), take_rows(structure, s), *size) for a, s in zip(i.split(batch), j.split(batch))]
+        made = [render(take_rows(appearance, a), take_rows(structure, s), *size) for a, s in zip(i.split(batch),
+                                                                                                 j.split(batch))]
         return shrink(torch.cat([m.image for m in made]), torch.cat([m.parts for m in made]), *images.shape[-2:])
     truth, person = pictures(pairs.i, pairs.j)
     person_i = pictures(pairs.i, pairs.i)[1]

@@ -58,14 +58,18 @@ def embed(
     heads=read_heads,                # network output -> (f_prim, f_fine or None)
 ) -> Embeddings:
     "Features in eval mode; the network's modes are put back afterwards. Raises ValueError for an empty split."
-    if not len(images): raise ValueError(f"split {split.name!r} holds no photo, so there is nothing to embed")
-    if len(images) != split.n: raise ValueError(f"{len(images)} images for the {split.n} labels of split {split.name!r}")
+    if not len(images):
+        raise ValueError(f"split {split.name!r} holds no photo, so there is nothing to embed")
+    if len(images) != split.n:
+        raise ValueError(f"{len(images)} images for the {split.n} labels of split {split.name!r}")
     device = next((p.device for p in net.parameters()), images.device)
     modes = {m: m.training for m in net.modules()}
     net.eval()
-    try: found = [_features(net, from_uint8(x.to(device)), flip, heads) for x in images.split(batch)]
+    try:
+        found = [_features(net, from_uint8(x.to(device)), flip, heads) for x in images.split(batch)]
     finally:
-        for m, mode in modes.items(): m.training = mode
+        for m, mode in modes.items():
+            m.training = mode
     prim, fine = (None if fs[0] is None else torch.cat(fs) for fs in zip(*found))
     return Embeddings(prim, fine, torch.as_tensor(split.ids, device=device), torch.as_tensor(split.cams, device=device))
 
@@ -124,7 +128,8 @@ def count_above(
     right: Float[Tensor, "q m"],  # scores, each row descending; -inf fills the rest
 ) -> Int[Tensor, "q m"]:
     "How many wrong scores are at least as large as each right one; for the filling, any number."
-    if wrong.device.type != "cpu": return wrong.shape[1] - torch.searchsorted(wrong.sort(1).values, right.contiguous())
+    if wrong.device.type != "cpu":
+        return wrong.shape[1] - torch.searchsorted(wrong.sort(1).values, right.contiguous())
     least, above = right.masked_fill(right == -torch.inf, torch.inf).amin(1), torch.zeros(right.shape, dtype=torch.long)
     for w, r, bound, n in zip(wrong.numpy(), right.numpy(), least.numpy(), above.numpy()):
         near = w.compress(w >= bound)
@@ -140,8 +145,11 @@ def match_ranks(
     scores: Float[Tensor, "q g"],  # larger is more alike
     masks: Masks,                  # of the same shape
 ) -> Float[Tensor, "q m"]:
-    "0-based ranks of each query's matches in its list without junk, best first; inf fills the rest. Ties count against us. Raises ValueError for NaN."
-    if scores.isnan().any(): raise ValueError("scores hold NaN, which is neither above nor below: look for it in the features or the network")
+    """0-based ranks of each query's matches in its list without junk, best first; inf fills the rest. Ties count
+    against us. Raises ValueError for NaN."""
+    if scores.isnan().any():
+        raise ValueError(
+            "scores hold NaN, which is neither above nor below: look for it in the features or the network")
     most = max(1, int(masks.match.sum(1).max()))
     return _ranks(scores.masked_fill(masks.match | masks.junk, -torch.inf), scores.masked_fill(~masks.match, -torch.inf).topk(most, dim=1).values)
 
@@ -163,7 +171,8 @@ def identity_columns(
     gallery: Embeddings,  # sorted by person, without id -1
 ) -> IdentityColumns:
     "The camera rule of `camera_rule`, for a gallery sorted by person."
-    first, end = (torch.searchsorted(gallery.ids.long(), query.ids.long(), right=side)[:, None] for side in (False, True))
+    first, end = (torch.searchsorted(gallery.ids.long(), query.ids.long(), right=side)[:, None] for side in (False,
+                                                                                                             True))
     column = first + torch.arange(max(1, int((end - first).max())), device=first.device)
     there = column < end
     column = column.masked_fill(~there, len(gallery.ids))
@@ -199,9 +208,12 @@ def check_labels(
         if not len(e.ids): raise ValueError(f"the {side} is empty: there is nothing to rank")
     unknown = torch.cat([query.cams, gallery.cams]) < 0
     if unknown.all():
-        warnings.warn("no camera labels: every photo of the same person counts as a match, which is easier than the papers' cross-camera protocol")
+        warnings.warn("no camera labels: every photo of the same person counts as a match, which is easier than the "
+                      "papers' cross-camera protocol")
         return "no cameras"
-    if unknown.any(): raise ValueError(f"{int(unknown.sum())} of {len(unknown)} photos have no camera label (-1): label them all, or set all to -1")
+    if unknown.any():
+        raise ValueError(f"{int(unknown.sum())} of {len(unknown)} photos have no camera label (-1): label them all, or "
+                         "set all to -1")
     return "cross-camera"
 
 def check_matches(
@@ -210,8 +222,12 @@ def check_matches(
 ) -> None:
     "Warn of queries that cannot be answered; raise ValueError when that is all of them."
     lost = n_matches == 0
-    if lost.all(): raise ValueError(f"none of the {len(ids)} queries has a true match in the gallery: the ids of the two do not meet, or only at the same camera")
-    if lost.any(): warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (ids {ids[lost].unique()[:5].tolist()} …)")
+    if lost.all():
+        raise ValueError(f"none of the {len(ids)} queries has a true match in the gallery: the ids of the two do not "
+                         "meet, or only at the same camera")
+    if lost.any():
+        warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (ids "
+                      f"{ids[lost].unique()[:5].tolist()} …)")
 
 def check_numbers(
     query: Embeddings,      # who is looked for
@@ -219,16 +235,20 @@ def check_numbers(
     head: str,              # which is asked: "prim", "fine" or "both"
     scores: Tensor | None,  # asked in the features' place
 ) -> tuple:
-    "Query and gallery with the heads that count in float32. Raises ValueError for features that are not finite, or NaN among the scores."
+    """Query and gallery with the heads that count in float32. Raises ValueError for features that are not finite, or
+    NaN among the scores."""
     if scores is not None:
-        if scores.isnan().any(): raise ValueError("scores hold NaN, which is neither above nor below: look for it where they were made")
+        if scores.isnan().any():
+            raise ValueError("scores hold NaN, which is neither above nor below: look for it where they were made")
         return query, gallery
     found = []
     for side, e in (("query", query), ("gallery", gallery)):
-        kept = {k: v.float() if head in (k, "both") and v is not None else None for k, v in (("prim", e.prim), ("fine", e.fine))}
+        kept = {k: v.float() if head in (k, "both") and v is not None else None for k,
+                v in (("prim", e.prim), ("fine", e.fine))}
         for k, v in kept.items():
             if v is not None and not v.sum().isfinite() and not v.isfinite().all():
-                raise ValueError(f"the {side}'s f_{k} is not finite in {int((~v.isfinite()).any(1).sum())} of {len(v)} photos: has the network diverged?")
+                raise ValueError(f"the {side}'s f_{k} is not finite in {int((~v.isfinite()).any(1).sum())} of {len(v)} "
+                                 "photos: has the network diverged?")
         found.append(e._replace(**kept))
     return tuple(found)
 
@@ -236,12 +256,15 @@ def check_numbers(
 def _ranks_in_chunks(query: Embeddings, gallery: Embeddings, scores: Tensor | None, chunk: int, how: dict) -> Tensor:
     order = by_person(gallery)
     gallery, n = gallery.take(order), len(order)
-    board = torch.full((min(chunk, len(query.ids)), (n // 16 + 1) * 16), -torch.inf, device=order.device)   # column n takes the filling; see above
+    # column n takes the filling; see above
+    board = torch.full((min(chunk, len(query.ids)), (n // 16 + 1) * 16), -torch.inf, device=order.device)
     found = []
     for rows in torch.arange(len(query.ids), device=order.device).split(chunk):
         q, s = query.take(rows), board[:len(rows)]
-        if scores is None: similarity(q, gallery, **how, out=s[:, :n])
-        else: s[:, :n] = scores[rows][:, order]
+        if scores is None:
+            similarity(q, gallery, **how, out=s[:, :n])
+        else:
+            s[:, :n] = scores[rows][:, order]
         own = identity_columns(q, gallery)
         right = s.gather(1, own.column).masked_fill_(~own.match, -torch.inf).sort(1, descending=True).values
         found.append(_ranks(s.scatter_(1, own.column, -torch.inf), right))
@@ -258,7 +281,8 @@ def rank_metrics(
     scores: Tensor | None = None,  # "q g": ready scores, larger is better, instead of the above
     chunk: int = 512,         # queries at a time
 ) -> ReidResult:
-    "CMC and both mAPs; averages divide by all queries. Raises ValueError when the labels allow no ranking, or for features or scores that are no numbers."
+    """CMC and both mAPs; averages divide by all queries. Raises ValueError when the labels allow no ranking, or for
+    features or scores that are no numbers."""
     protocol = check_labels(query, gallery)
     query, gallery = check_numbers(query, gallery, head, scores)
     ranks = _ranks_in_chunks(query, gallery, scores, chunk, dict(beta=beta, head=head, beta_on=beta_on))
@@ -266,20 +290,25 @@ def rank_metrics(
     ap, first = average_precision(ranks), ranks[:, 0]
     rank1, rank5, rank10 = ((first < k).double().mean().item() for k in (1, 5, 10))
     return ReidResult(rank1, rank5, rank10, ap.trapezoid.mean().item(), ap.standard.mean().item(),
-                      ap.trapezoid.cpu().numpy(), ap.standard.cpu().numpy(), first.cpu().numpy(), query.ids.cpu().numpy(), protocol)
+                      ap.trapezoid.cpu().numpy(), ap.standard.cpu().numpy(), first.cpu().numpy(),
+                      query.ids.cpu().numpy(), protocol)
 
 # %% ../nbs/32_reid.ipynb #7eb32e56
 def multi_query(
     query: Embeddings,  # who is looked for
     more: Embeddings,   # all photos that may stand for them
 ) -> Embeddings:
-    "Each query's feature becomes the mean over the photos of its person at its camera, not renormalised. Raises ValueError when there is none."
+    """Each query's feature becomes the mean over the photos of its person at its camera, not renormalised. Raises
+    ValueError when there is none."""
     width = int(torch.cat([query.cams, more.cams]).max()) + 2
     keys, where = torch.unique(torch.cat([e.ids * width + e.cams for e in (query, more)]), return_inverse=True)
     q, m = where[:len(query.ids)], where[len(query.ids):]
     count = torch.bincount(m, minlength=len(keys))
-    if (count[q] == 0).any(): raise ValueError(f"{int((count[q] == 0).sum())} queries have no photo of their person at their camera among the {len(m)} given")
-    def mean(f): return torch.zeros(len(keys), f.shape[1], device=f.device).index_add_(0, m, f)[q] / count[q, None]
+    if (count[q] == 0).any():
+        raise ValueError(f"{int((count[q] == 0).sum())} queries have no photo of their person at their camera among "
+                         f"the {len(m)} given")
+    def mean(f):
+        return torch.zeros(len(keys), f.shape[1], device=f.device).index_add_(0, m, f)[q] / count[q, None]
     return query._replace(prim=mean(more.prim), fine=None if more.fine is None else mean(more.fine))
 
 # %% ../nbs/32_reid.ipynb #2f705446
@@ -294,7 +323,8 @@ def neighbours(
     beta: float,          # weight of f_fine
     k: int,               # how many to keep
 ) -> Neighbours:
-    "Squared distances of [f_prim, √β f_fine], in which a query and a gallery photo differ by 2(1+β) minus twice their score."
+    """Squared distances of [f_prim, √β f_fine], in which a query and a gallery photo differ by 2(1+β) minus twice their
+    score."""
     def joined(e): return e.prim if e.fine is None else torch.cat([e.prim, beta**0.5 * e.fine], 1)
     f = torch.cat([joined(query), joined(gallery)]).float()
     size = f.square().sum(1)
@@ -308,7 +338,8 @@ def reciprocal(
     k: int,                     # neighbours that count
 ) -> Bool[Tensor, "n n"]:
     "Row i marks the k-reciprocal neighbours of i: those in each other's first k, oneself included."
-    near = torch.zeros(len(order), len(order), dtype=torch.bool, device=order.device).scatter_(1, order[:, :k + 1], True)
+    near = torch.zeros(len(order), len(order), dtype=torch.bool, device=order.device).scatter_(1, order[:, :k + 1],
+                                                                                               True)
     return near & near.T
 
 def expand(
@@ -327,7 +358,8 @@ def expand(
 def _average(v: Tensor, order: Tensor) -> Tensor:
     "Row i becomes the mean of the rows `order[i]`."
     out = torch.empty_like(v)
-    for i, near in enumerate(order): out[i] = v[near].mean(0)
+    for i, near in enumerate(order):
+        out[i] = v[near].mean(0)
     return out
 
 def _jaccard(v: Tensor, n_query: int) -> Tensor:
@@ -377,7 +409,9 @@ def ranked_list(
 # %% ../nbs/32_reid.ipynb #802bf81e
 def _framed(ax, image: Tensor, colour: str, title: str = "") -> None:
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-    ax.set(xticks=[], yticks=[]); ax.grid(False); ax.set_title(title, fontsize=7, pad=2)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.set_title(title, fontsize=7, pad=2)
     for side in ax.spines.values(): side.set(visible=True, color=colour, linewidth=3)
 
 def show_ranked_list(
@@ -387,14 +421,17 @@ def show_ranked_list(
     rows: list,                                # which queries to show
     caption: str = "",                         # a sentence under the figure
 ) -> matplotlib.figure.Figure:
-    "One row per query: the query, then its list in green (right) and red (wrong) frames, with ✓ and ✗ for those who see neither."
+    """One row per query: the query, then its list in green (right) and red (wrong) frames, with ✓ and ✗ for those who
+    see neither."""
     k = ranked.index.shape[1]
     fig, axes = plt.subplots(len(rows), k + 1, figsize=(0.62 * (k + 1), 1.35 * len(rows)), squeeze=False)
     for line, q in zip(axes, rows):
         _framed(line[0], query_images[q], PALETTE["ink"], "query")
         for ax, g, ok in zip(line[1:], ranked.index[q].tolist(), ranked.match[q].tolist()):
-            if g < 0: ax.axis("off")
-            else: _framed(ax, gallery_images[g], PALETTE["good" if ok else "bad"], "✓" if ok else "✗")
+            if g < 0:
+                ax.axis("off")
+            else:
+                _framed(ax, gallery_images[g], PALETTE["good" if ok else "bad"], "✓" if ok else "✗")
     fig.tight_layout(pad=0.4)
     if caption: fig.text(0.5, -0.01, caption, ha="center", va="top", fontsize=8, wrap=True)
     return fig

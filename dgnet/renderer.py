@@ -28,7 +28,6 @@ class Scene(NamedTuple):
     slot: Tensor  # "n"
     is_box: Tensor  # "n"
 
-
 class Frame(NamedTuple):
     "Where the samples lie in camera axes: X = x0 + (col + .5)*step, Y = y0 - (row + .5)*step."
     x0: Tensor  # "b"
@@ -37,14 +36,12 @@ class Frame(NamedTuple):
     rows: int
     cols: int
 
-
 class Fragments(NamedTuple):
     "(solid, sample) pairs worth a test: the samples inside each solid's bounding box."
     solid: Tensor  # "f" index of the flattened b*n solids
     sample: Tensor  # "f" index of the flattened b*rows*cols samples
     x: Tensor  # "f" camera X
     y: Tensor  # "f" camera Y
-
 
 class Hits(NamedTuple):
     "The nearest surface at each covered sample."
@@ -57,13 +54,11 @@ class Hits(NamedTuple):
     v: Tensor  # "m" height from the hip joint, in body heights
     normal: Tensor  # "3 m" in camera axes
 
-
 def camera_axes(
     structure: Structure,  # b views
 ) -> Float[Tensor, "b 3 3"]:
     "Body axes to camera axes: x right, y up, z towards the camera."
     return turn_x(torch.deg2rad(structure.pitch)) @ turn_y(torch.deg2rad(structure.view))
-
 
 def _gather(rays, solid):
     "The ray table's columns at these solids, one contiguous vector each."
@@ -87,7 +82,6 @@ def to_camera(things: Solids, axes: Float[Tensor, "b 3 3"]) -> Scene:
     rays = torch.cat([o, m.transpose(-1, -2).flatten(-2), things.shape], -1)
     box = torch.stack([low, high], -1).flatten(-2)
     return Scene(rays, box, things.texture, things.slot, things.is_box)
-
 
 def fragments(
     box: Float[Tensor, "b n 4"],  # bounding boxes
@@ -139,7 +133,6 @@ def hit_cone(
         best = torch.maximum(best, torch.where((disc >= 0) & (flat < limit), z, -9.0))
     return best
 
-
 def hit_box(
     f: Fragments,  # what to test
     rays: Float[Tensor, "b n 16"],  # of the boxes
@@ -173,7 +166,6 @@ def rasterise(
     win = top[covered] % 2**32
     return _surface(scene, covered, solid[win], x[win], y[win], z[win])
 
-
 def _surface(scene, sample, solid, x, y, z):
     "Texture coordinates and normals at the winning fragments."
     n = len(scene.slot)
@@ -182,7 +174,8 @@ def _surface(scene, sample, solid, x, y, z):
     q = [g[i] + x * g[3 + i] + y * g[6 + i] + z * g[9 + i] for i in range(3)]
     s = ((ra - rb) / length.clamp(min=1e-3)).clamp(-0.98, 0.98)
     across = (q[0] ** 2 + q[2] ** 2).sqrt()
-    foot = torch.minimum((q[1] - across * s * (1 - s * s).rsqrt()).clamp(min=0), length)  # where the normal meets the axis
+    # where the normal meets the axis
+    foot = torch.minimum((q[1] - across * s * (1 - s * s).rsqrt()).clamp(min=0), length)
     local = [q[0], q[1] - foot, q[2]]
     box = scene.is_box[solid % n]
     most = torch.stack(q).abs().amax(0)
@@ -198,7 +191,6 @@ def _edge(d, soft):
     "1 inside (d < 0), 0 outside, with a soft border."
     return (0.5 - d / soft).clamp(0, 1)
 
-
 def pattern(
     kind: Int[Tensor, "m"],  # index into PATTERNS
     u: Float[Tensor, "m"],  # angle round the body
@@ -206,7 +198,7 @@ def pattern(
     period: Float[Tensor, "m"],  # one repeat, body heights
 ) -> Float[Tensor, "m"]:
     "How much of the second colour a cloth shows; a whole number of repeats round the body, so there is no seam."
-    wave = lambda turns: (torch.sin(2 * math.pi * turns) * 3 + 0.5).clamp(0, 1)
+    def wave(turns): return (torch.sin(2 * math.pi * turns) * 3 + 0.5).clamp(0, 1)
     around = u / (2 * math.pi) * (0.62 / period).round()
     up = v / period
     hoops, pins = wave(up), wave(u / (2 * math.pi) * (1.0 / period).round())
@@ -214,7 +206,6 @@ def pattern(
     slant = wave(up + u / (2 * math.pi) * (0.5 / period).round())
     choices = torch.stack([0 * u, hoops, 0.9 * pins, 0.5 * (hoops + wave(around)), _edge(v - 0.15, 0.006), dots, slant])
     return choices.gather(0, kind[None])[0]
-
 
 def emblem(
     kind: Int[Tensor, "m"],  # index into PRINTS
@@ -231,21 +222,21 @@ def emblem(
 
 # %% ../nbs/12_renderer.ipynb #18b8ce5c
 INKS = ("skin", "hair", "top", "top 2", "print", "coat", "bottom", "bottom 2", "shoe", "sole", "carried", "dark")
-_INK_OF_SLOT = tuple(INKS.index(n) for n in ("skin", "skin", "hair", "top", "top", "bottom", "coat", "shoe", "sole", "carried"))
-_PART_OF_SLOT = tuple(PARTS.index(n) for n in ("skin", "skin", "hair", "top", "top", "bottom", "top", "shoes", "shoes", "carried"))
-
+_INK_OF_SLOT = tuple(INKS.index(n) for n in ("skin", "skin", "hair", "top", "top", "bottom", "coat", "shoe", "sole",
+                                             "carried"))
+_PART_OF_SLOT = tuple(PARTS.index(n) for n in ("skin", "skin", "hair", "top", "top", "bottom", "top", "shoes", "shoes",
+                                               "carried"))
 
 def _tint(grey, low, high):
     "A barely warm grey: saturation below 10 %."
     v = low + (high - low) * grey
     return torch.stack([v, v * 0.965, v * 0.92], -1)
 
-
 def palette(a: Appearance, s: Structure) -> Float[Tensor, "b k 3"]:
     "The colours of each photo, in the order of INKS."
-    return torch.stack([a.skin_rgb, _tint(s.hair_grey, 0.07, 0.80), a.top_rgb, a.top_rgb2, a.print_rgb, a.coat_rgb, a.bottom_rgb,
-                        a.bottom_rgb2, a.shoe_rgb, a.sole_rgb, _tint(s.carried_grey, 0.10, 0.78), a.skin_rgb * 0.22], 1)  # fmt: skip
-
+    return torch.stack([a.skin_rgb, _tint(s.hair_grey, 0.07, 0.80), a.top_rgb, a.top_rgb2, a.print_rgb, a.coat_rgb,
+                        a.bottom_rgb, a.bottom_rgb2, a.shoe_rgb, a.sole_rgb, _tint(s.carried_grey, 0.10, 0.78),
+                        a.skin_rgb * 0.22], 1)
 
 class Albedo(NamedTuple):
     "Colour before light, as two inks and how much of the second."
@@ -254,14 +245,12 @@ class Albedo(NamedTuple):
     amount: Tensor  # "m"
     part: Tensor  # "m" uint8
 
-
 def _print(h, a, some, back):
     "Coverage of the print at some hits of the trunk."
     photo, u = h.photo[some], h.u[some]
     u = torch.where(back[some], u % (2 * math.pi) - math.pi, u)
     size = a.print_size[photo]
     return emblem(a.print_kind[photo], 0.1 * u / size, (h.v[some] - 0.205) / size)
-
 
 def _features(u, v):
     "Eyes, brows and a mouth on the front of the face."
@@ -274,8 +263,8 @@ def _features(u, v):
 # %% ../nbs/12_renderer.ipynb #aa69b9c1
 def albedo(h: Hits, a: Appearance) -> Albedo:
     "Which colour every hit has: cloth patterns, an open coat, a print, a face."
-    at = lambda field: field.index_select(0, h.photo)
-    lut = lambda values: torch.tensor(values, device=h.slot.device)[h.slot]
+    def at(field): return field.index_select(0, h.photo)
+    def lut(values): return torch.tensor(values, device=h.slot.device)[h.slot]
     ink, part = lut(_INK_OF_SLOT), lut(_PART_OF_SLOT)
     shirt, below, trunk = ink == INKS.index("top"), ink == INKS.index("bottom"), h.zone == 1
     coat = shirt & (at(a.coat) > 0)
@@ -313,12 +302,12 @@ def shade(
     rim = (1 - nz.clamp(0, 1)) ** 3
     shade = sky * (0.62 + 0.24 * ny) * (1.15 - 0.3 * rim) + direct * facing + 0.035 * wrinkle
     hair = (h.slot == SLOTS.index("hair")).float()
-    half = (nx * sx + ny * (sy + 0.4) + nz * (sz + 1)).clamp(min=0) / ((sx * sx + (sy + 0.4) ** 2 + (sz + 1) ** 2).sqrt())
+    half = (nx * sx + ny * (sy + 0.4) + nz * (sz + 1)).clamp(min=0) / ((sx * sx + (sy + 0.4) ** 2
+                                                                        + (sz + 1) ** 2).sqrt())
     shine = hair * half**8 * (0.13 + 0.06 * torch.sin(h.u * 21)) + 0.04 * rim * (1 + ny)
     flat = colours.flatten(0, 1).t().contiguous()
     first, second = (flat.index_select(1, h.photo * colours.shape[1] + i) for i in (p.ink, p.ink2))
     return ((first + (second - first) * p.amount) * shade + shine).clamp(0, 1)
-
 
 def ambient_occlusion(
     cover: Float[Tensor, "b h w"],  # share of each pixel that the figure covers
@@ -332,7 +321,6 @@ def ambient_occlusion(
     hollow = both[:, 0] / both[:, 1].clamp(min=1e-3) - depth / cover.clamp(min=1e-3)
     return 1 - (hollow * 3.5).clamp(0, 0.40) * (cover > 0.5)
 
-
 def _binned(planes, shape, samples):
     "Mean over the samples of each pixel: `c b h w`."
     b, h, w = shape
@@ -344,18 +332,15 @@ def _binned(planes, shape, samples):
 def _per_photo(v):
     return v.view(-1, 1, 1)
 
-
 def pixels(s: Structure, height: int, width: int) -> tuple[Float[Tensor, "1 1 w"], Float[Tensor, "1 h 1"]]:
     "Pixel centres: x in box heights from the middle, y from 0 (top) to 1 (bottom)."
     y = (torch.arange(height, device=s.view.device) + 0.5) / height
     x = (torch.arange(width, device=s.view.device) + 0.5 - width / 2) / height
     return x.view(1, 1, width), y.view(1, height, 1)
 
-
 def _band(t, low, high, soft):
     "Soft indicator of low < t < high."
     return ((t - low) / soft + 0.5).clamp(0, 1) * ((high - t) / soft + 0.5).clamp(0, 1)
-
 
 def _hash(n):
     "A repeatable number in 0..1 for every whole number; the same on every device."
@@ -363,21 +348,25 @@ def _hash(n):
     n = ((n ^ 0x3D) * 0x2C1B + 0x5F3) & 0xFFFFF
     return (((n ^ (n >> 7)) * 0x297A) & 0xFFFF).float() / 65536
 
-
 def background(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure) -> Float[Tensor, "b h w"]:
     "Grey levels of what stands behind the pavement, out of focus: wall, street, shops, hedge or plaza."
     f = _per_photo
     up, X = (f(s.horizon) - y) / 0.5, x + f(s.scene_shift)  # up: 0 at the foot of the wall, 1 half a box higher
-    wall = (1 - 0.13 * _band((X / 0.42) % 1, 0.0, 0.03, 0.05)) * (1 - 0.12 * _band(up, 0.0, 0.16, 0.05) + 0.08 * _band(up, 0.95, 1.02, 0.06))
+    wall = (1 - 0.13 * _band((X / 0.42) % 1, 0.0, 0.03, 0.05)) * (1 - 0.12 * _band(up, 0.0, 0.16, 0.05) + 0.08
+                                                                  * _band(up, 0.95, 1.02, 0.06))
     house = torch.floor(X / 0.36)
     tone, roof = 0.72 + 0.45 * _hash(house), 1.0 + 0.7 * _hash(house + 31)
-    window = _band((X / 0.12) % 1, 0.25, 0.75, 0.3) * _band((up * 2.6 + 0.1) % 1, 0.35, 0.85, 0.25) * _band(up, 0.3, 9.0, 0.1)
+    window = _band((X / 0.12) % 1, 0.25, 0.75, 0.3) * _band((up * 2.6 + 0.1) % 1, 0.35, 0.85, 0.25) * _band(up, 0.3,
+                                                                                                            9.0, 0.1)
     street = torch.where(up > roof, 1.5, tone * (1 - 0.30 * window))
     shop = torch.floor(X / 0.31)
     pane = 0.55 + 0.55 * _hash(shop + 7) + 0.25 * torch.sin(X * 17 + up * 3) * _hash(shop)
     glass = _band((X / 0.31) % 1, 0.06, 0.94, 0.06) * _band(up, 0.08, 0.80, 0.06)
     shops = (0.78 + (pane - 0.78) * glass) * (1 + 0.35 * _band(up, 0.84, 1.02, 0.05))
-    lump = torch.sin(X * 31 + 2 * torch.sin(y * 19)) * torch.sin(y * 29 + 2 * torch.sin(X * 23)) + 0.6 * torch.sin(X * 11 + y * 17)
+    lump = torch.sin(X * 31 + 2 * torch.sin(y * 19)) * torch.sin(y * 29 + 2 * torch.sin(X * 23)) + 0.6 * torch.sin(X
+                                                                                                                   * 11
+                                                                                                                   + y
+                                                                                                                   * 17)
     top = 0.62 + 0.08 * torch.sin(X * 9) + 0.04 * torch.sin(X * 23)
     hedge = 1.25 + (0.62 + 0.07 * lump - 1.25) * _edge(up - top, 0.12)
     block = torch.floor(X / 0.23)
@@ -393,12 +382,13 @@ def pavement(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure)
     f = _per_photo
     horizon = f(s.horizon)
     depth = 0.35 / (y - horizon + 0.25 + 0.01 * f(s.pitch)).clamp(min=0.05)
-    joints = _band((depth * 5) % 1, 0.0, 0.08, 0.10) + _band(((x + 0.45 * f(s.scene_shift)) * depth * 4) % 1, 0.0, 0.05, 0.06)
+    joints = _band((depth * 5) % 1, 0.0, 0.08, 0.10) + _band(((x + 0.45 * f(s.scene_shift)) * depth * 4) % 1, 0.0, 0.05,
+                                                             0.06)
     speck = torch.sin(x * 91 + 5 * torch.sin(y * 57 + f(s.scene_shift))) * torch.sin(y * 113 + 3 * x)
     grey = f(s.ground) * (0.92 + 0.30 * (y - horizon)) * (1 - 0.09 * joints.clamp(0, 1)) + 0.010 * speck
-    kerb = 1 + 0.15 * _band(y, horizon, horizon + 0.022, 0.015) - 0.22 * _band(y, horizon + 0.022, horizon + 0.034, 0.015)
+    kerb = 1 + 0.15 * _band(y, horizon, horizon + 0.022, 0.015) - 0.22 * _band(y, horizon + 0.022, horizon + 0.034,
+                                                                               0.015)
     return grey * kerb
-
 
 class Placement(NamedTuple):
     "Camera axes to the box: x = X*unit + px, y = py - Y*unit, in box heights (x from the middle)."
@@ -406,15 +396,14 @@ class Placement(NamedTuple):
     px: Tensor  # "b"
     py: Tensor  # "b"
 
-
 def place(s: Structure) -> Placement:
     "Where the person stands in the box."
     tall = 0.34 + 0.49 * s.legs + 0.165 * s.head
     unit = 0.93 * s.scale * (0.85 + 0.15 * s.stature) / tall
     return Placement(unit, 0.5 * s.x, 0.97 + s.y - 0.16 * torch.sin(torch.deg2rad(s.pitch)))
 
-
-def shadow(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure, points: dict, axes: Float[Tensor, "b 3 3"], put: Placement):
+def shadow(x: Float[Tensor, "1 1 w"], y: Float[Tensor, "1 h 1"], s: Structure, points: dict,
+           axes: Float[Tensor, "b 3 3"], put: Placement):
     "What the person leaves of the light on the ground: a blob below each foot, a long one away from the sun."
     f, tilt = _per_photo, torch.sin(torch.deg2rad(s.pitch)).clamp(min=0.14)
     az = torch.deg2rad(s.sun_side)
@@ -447,10 +436,9 @@ def sensor_noise(
         total = total + (((v ^ (v >> 15)) & 0xFFFFF).float() / 2**20 - 0.5)
     return (total * math.sqrt(6.0)).view(len(seed), *shape)
 
-
 def camera_response(image: Float[Tensor, "b 3 h w"], s: Structure) -> Float[Tensor, "b 3 h w"]:
     "What a camera does to a picture: blur, exposure, contrast, colour cast, noise."
-    f = lambda v: v.view(-1, 1, 1, 1)
+    def f(v): return v.view(-1, 1, 1, 1)
     b, _, h, w = image.shape
     t = torch.arange(-2, 3, device=image.device)
     tap = torch.exp(-0.5 * (t / (s.blur * h / 128).clamp(min=0.05)[:, None]) ** 2)
@@ -460,7 +448,6 @@ def camera_response(image: Float[Tensor, "b 3 h w"], s: Structure) -> Float[Tens
     image = sum(f(tap[:, i]) * image[..., i : i + w] for i in range(5))
     image = ((image * f(s.gain) - 0.45) * f(s.contrast) + 0.45) * (1 + s.cast_rgb.view(-1, 3, 1, 1))
     return (image + f(s.noise) * sensor_noise(s.seed, (3, h, w))).clamp(0, 1)
-
 
 def _figure(scene, a, s, view, height, width, samples):
     "The people alone: colour times cover, cover, and part."
@@ -481,7 +468,8 @@ def _render(scene, points, axes, a, s, height, width, samples):
     "One chunk of photos."
     put = place(s)
     step = 1 / (height * samples * put.unit)
-    view = Frame((-0.5 * width / height - put.px) / put.unit, put.py / put.unit, step, height * samples, width * samples)
+    view = Frame((-0.5 * width / height - put.px) / put.unit, put.py / put.unit, step, height * samples,
+                 width * samples)
     figure, cover, parts = _figure(scene, a, s, view, height, width, samples)
     x, y = pixels(s, height, width)
     floor = _band(y, _per_photo(s.horizon), 9.0, 0.02)
@@ -491,7 +479,6 @@ def _render(scene, points, axes, a, s, height, width, samples):
     jx = (joints[..., 0] * put.unit[:, None] + put.px[:, None] + 0.5 * width / height) * height
     jy = (put.py[:, None] - joints[..., 1] * put.unit[:, None]) * height
     return Render(camera_response(image, s), parts, torch.stack([jx, jy], -1))
-
 
 def render(
     appearance: Appearance,  # b rows
@@ -512,5 +499,6 @@ def render(
         for k in torch.arange(n, device=axes.device).split(chunk):
             part = scene._replace(rays=scene.rays[k], box=scene.box[k], texture=scene.texture[k])
             points = {name: p[k] for name, p in bones.points.items()}
-            done.append(_render(part, points, axes[k], take_rows(appearance, k), take_rows(structure, k), height, width, samples))
+            done.append(_render(part, points, axes[k], take_rows(appearance, k), take_rows(structure, k), height, width,
+                                samples))
     return Render(*(torch.cat(f) for f in zip(*done)))

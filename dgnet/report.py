@@ -38,7 +38,8 @@ def decimals(
     if not known: return 0
     top, own = max(abs(v) for v in known), max(-Decimal(repr(v)).normalize().as_tuple().exponent for v in known)
     if own <= 3: return max(own, 0 if top >= 1000 else 1)
-    return 0 if top >= 1000 else 1 if top >= 10 else 2 if top >= 1 else 3 if top >= 0.01 else 2 - math.floor(math.log10(top))
+    return 0 if top >= 1000 else 1 if top >= 10 else 2 if top >= 1 else 3 if top >= 0.01 else 2 - math.floor(
+        math.log10(top))
 
 def number_text(
     value,                     # a number, a word, or nothing
@@ -46,7 +47,8 @@ def number_text(
 ) -> str:
     "A value in words: an en dash when there is none, a true minus sign, commas from 1,000 on."
     if isinstance(value, (list, tuple)): return ", ".join(number_text(v, digits) for v in value)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)): return MISSING
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return MISSING
     if isinstance(value, bool): return "yes" if value else "no"
     if not isinstance(value, (int, float)): return str(value)
     digits = 0 if isinstance(value, int) else decimals([value]) if digits is None else digits
@@ -79,23 +81,30 @@ def html_table(
 ) -> str:
     "A sortable table in a box that scrolls."
     names = list(rows[0])
-    quoted = {n: "quoted" if re.search(r"\b(paper|quoted)\b", n, re.I) else "ours" if n == "ours" else "" for n in names}
+    quoted = {n: "quoted" if re.search(r"\b(paper|quoted)\b", n, re.I) else "ours" if n == "ours" else ""
+              for n in names}
     digits = {n: None if by_cell else decimals([r[n] for r in rows]) for n in names}
     numeric = {n: not any(isinstance(r[n], str) and r[n] not in ("", MISSING) for r in rows) for n in names}
-    def said(name): return html.escape(name + (" (quoted)" if quoted[name] == "quoted" and "quoted" not in name.lower() else ""))
+    def said(name):
+        return html.escape(name + (" (quoted)" if quoted[name] == "quoted" and "quoted" not in name.lower() else ""))
     head = "".join(f"<th scope='col' class='{'n ' if numeric[n] else ''}{quoted[n]}'>{said(n)}</th>" for n in names)
     def line(r):
         whole = "quoted" if any(isinstance(v, str) and re.search(r"\bquoted\b", v, re.I) for v in r.values()) else ""
-        return "".join(_cell(v, digits[n], "th scope='row'" if k == 0 else "td", (quoted[n] or whole, "n" if numeric[n] else "")) for k, (n, v) in enumerate(r.items()))
+        return "".join(_cell(v, digits[n], "th scope='row'" if k == 0 else "td", (quoted[n] or whole, "n" if numeric[n]
+                                                                                  else "")) for k,
+                       (n, v) in enumerate(r.items()))
     body = "\n".join(f"<tr>{line(r)}</tr>" for r in rows)
-    return (f"<div class='scroll' role='region' tabindex='0' aria-label='{html.escape(caption)}'><table class='sortable'><caption>{html.escape(caption)}</caption>"
+    return (f"<div class='scroll' role='region' tabindex='0' aria-label='{html.escape(caption)}'><table "
+            f"class='sortable'><caption>{html.escape(caption)}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>")
 
 # %% ../nbs/40_report.ipynb #08c2ebe1
 def _value(text: str):
     if re.fullmatch(r"[+-]?\d+", text): return int(text)
-    try: return float(text) if text else None
-    except ValueError: return text
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 def csv_rows(
     text: str,  # comma-separated, with a head
@@ -121,15 +130,20 @@ def data_words(
     return {"synthetic": "rendered people"}.get(provenance.get("source"), provenance.get("source"))
 
 # %% ../nbs/40_report.ipynb #29cffb0b
-_PROVENANCE = {"notebook": "notebook", "tier": "tier", "dataset": "dataset", "source": "pictures", "seed": "seed", "iterations": "iterations", "device": "device", "seconds": "training time",
-               "teacher_seconds": "the teacher's training", "peak_memory_mb": "peak memory", "precision": "precision", "recipe": "recipe", "run": "run, named by the hash of its configuration",
-               "runs": "runs", "config_hash": "hash of the configuration", "E_a starts from": "E_a starts from", "teacher_rank1": "the teacher's rank-1, validation people", "code_version": "code version", "packages": "packages", "date": "date"}
+_PROVENANCE = {"notebook": "notebook", "tier": "tier", "dataset": "dataset", "source": "pictures", "seed": "seed",
+               "iterations": "iterations", "device": "device", "seconds": "training time",
+               "teacher_seconds": "the teacher's training", "peak_memory_mb": "peak memory", "precision": "precision",
+               "recipe": "recipe", "run": "run, named by the hash of its configuration", "runs": "runs",
+               "config_hash": "hash of the configuration", "E_a starts from": "E_a starts from",
+               "teacher_rank1": "the teacher's rank-1, validation people", "code_version": "code version",
+               "packages": "packages", "date": "date"}
 
 def _words(key: str, value) -> str:
     if key in ("seconds", "teacher_seconds"): return f"{value:,.1f} s"
     if key == "peak_memory_mb": return f"{value:,} MB"
     if key == "source": return data_words({"source": value})
-    if isinstance(value, dict): return "; ".join(f"{k}{':' if isinstance(v, (list, dict)) else ''} {_words('', v)}" for k, v in value.items())
+    if isinstance(value, dict):
+        return "; ".join(f"{k}{':' if isinstance(v, (list, dict)) else ''} {_words('', v)}" for k, v in value.items())
     return number_text(value)
 
 def provenance_list(
@@ -139,21 +153,25 @@ def provenance_list(
     p = {"notebook": f"nbs/{about['label']}.ipynb", "tier": about["tier"], **about["provenance"]}
     names = _PROVENANCE | ({"seconds": "running time"} if training_words(p) == "no training" else {})
     keys = [*(k for k in names if k in p), *sorted(k for k in p if k not in names)]
-    items = "".join(f"<div><dt>{html.escape(names.get(k, k))}</dt><dd>{html.escape(_words(k, p[k]))}</dd></div>" for k in keys if p[k] is not None)
+    items = "".join(f"<div><dt>{html.escape(names.get(k, k))}</dt><dd>{html.escape(_words(k, p[k]))}</dd></div>"
+                    for k in keys if p[k] is not None)
     return f"<details class='more'><summary>Provenance</summary><dl>{items}</dl></details>"
 
 # %% ../nbs/40_report.ipynb #e88fa2ea
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    try: yield
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         what = f"it holds no {e}" if isinstance(e, KeyError) else str(e).replace(str(path), path.name)
-        raise ValueError(f"{path} is no readable artefact: {what}. Run its notebook again with --force, or restore the file with `git checkout`.") from e
+        raise ValueError(f"{path} is no readable artefact: {what}. Run its notebook again with --force, or restore the "
+                         "file with `git checkout`.") from e
 
 def read_artifact(
     path: Path,  # the JSON of an artefact
 ) -> dict:
-    "An artefact's JSON, with its table under `table`. Raises ValueError, naming the file, when one of its files cannot be read."
+    """An artefact's JSON, with its table under `table`. Raises ValueError, naming the file, when one of its files
+    cannot be read."""
     with _naming(path):
         about = json.loads(path.read_text(encoding="utf-8"))
         missing = [k for k in ("label", "tier", "provenance", "rows") if k not in about]
@@ -171,17 +189,23 @@ class Item(NamedTuple):
     title: str   # what it shows, in our words
 
     @property
-    def name(self) -> str: return f"{self.kind} {self.number}"
+    def name(self) -> str:
+        return f"{self.kind} {self.number}"
 
     @property
-    def anchor(self) -> str: return f"{self.kind.lower()}-{self.number}"
+    def anchor(self) -> str:
+        return f"{self.kind.lower()}-{self.number}"
 
-_FIGURE_TITLES = ("Every appearance on every structure", "The whole network and the way data take through it", "Generated and real people, method by method",
-                  "What feeding back and the identity losses do for the pictures", "From one appearance code to another", "Swaps on three datasets", "A success and a failure",
-                  "α in training, β at test", "From one structure code to another")
-_TABLE_TITLES = ("What the two codes hold", "Realism and diversity: FID and SSIM", "Which feature does what", "Against other methods: Market-1501 and DukeMTMC-reID", "Against other methods: MSMT17",
-                 "The structure encoder", "The decoder", "The discriminator", "Trained on one dataset, tested on another", "Against other methods: CUHK03-NP")
-PAPER = tuple(Item(kind, k, t) for kind, titles in (("Figure", _FIGURE_TITLES), ("Table", _TABLE_TITLES)) for k, t in enumerate(titles, 1))
+_FIGURE_TITLES = ("Every appearance on every structure", "The whole network and the way data take through it",
+                  "Generated and real people, method by method", "What feeding back and the identity losses do for "
+                  "the pictures", "From one appearance code to another", "Swaps on three datasets",
+                  "A success and a failure", "α in training, β at test", "From one structure code to another")
+_TABLE_TITLES = ("What the two codes hold", "Realism and diversity: FID and SSIM", "Which feature does what",
+                 "Against other methods: Market-1501 and DukeMTMC-reID", "Against other methods: MSMT17",
+                 "The structure encoder", "The decoder", "The discriminator", "Trained on one dataset, tested on "
+                 "another", "Against other methods: CUHK03-NP")
+PAPER = tuple(Item(kind, k, t) for kind, titles in (("Figure", _FIGURE_TITLES), ("Table", _TABLE_TITLES)) for k,
+              t in enumerate(titles, 1))
 
 def items_of(
     label: str,  # of an artefact, e.g. "fig1_swap_grid"
@@ -201,14 +225,18 @@ def picture_html(
     "A picture of the page: the PNG inside it, in a button that enlarges it."
     with _naming(path), Image.open(path) as stored:
         raw, size = io.BytesIO(path.read_bytes()), stored.size
-        if packed == "png": stored.verify()
+        if packed == "png":
+            stored.verify()
         else:
-            raw, flat = io.BytesIO(), Image.alpha_composite(Image.new("RGBA", size, "white"), stored.convert("RGBA")).convert("RGB")
+            raw, flat = io.BytesIO(), Image.alpha_composite(Image.new("RGBA", size, "white"),
+                                                            stored.convert("RGBA")).convert("RGB")
             if packed != "lossless" and packed <= 50: flat.thumbnail((900, 1800))
             flat.save(raw, "WEBP", method=2, **({"lossless": True} if packed == "lossless" else {"quality": packed}))
     kind = "png" if packed == "png" else "webp"
-    return (f"<figure><button type='button' class='zoom' aria-haspopup='dialog'><img alt='{html.escape(alt)}' width='{size[0]}' height='{size[1]}' "
-            f"src='data:image/{kind};base64,{base64.b64encode(raw.getvalue()).decode()}'><span class='hint'>enlarge</span></button></figure>")
+    return (f"<figure><button type='button' class='zoom' aria-haspopup='dialog'><img alt='{html.escape(alt)}' "
+            f"width='{size[0]}' height='{size[1]}' "
+            f"src='data:image/{kind};base64,{base64.b64encode(raw.getvalue()).decode()}'><span "
+            "class='hint'>enlarge</span></button></figure>")
 
 # %% ../nbs/40_report.ipynb #0d3629e5
 def other_numbers(
@@ -219,30 +247,39 @@ def other_numbers(
     tables, single = [], []
     def walk(value, path):
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-            if set(value[0]) != set(columns): tables.append(html_table(in_order(value), " · ".join(path)))
-        elif isinstance(value, dict): [walk(v, (*path, str(k))) for k, v in value.items()]
-        else: single.append({"what": " · ".join(path), "value": value})
+            if set(value[0]) != set(columns):
+                tables.append(html_table(in_order(value), " · ".join(path)))
+        elif isinstance(value, dict):
+            [walk(v, (*path, str(k))) for k, v in value.items()]
+        else:
+            single.append({"what": " · ".join(path), "value": value})
     for key, value in rows.items():
         if key not in ("claim", "comparison"): walk(value, (key,))
     if single: tables.append(html_table(single, "Single values", by_cell=True))
-    return f"<details class='more'><summary>Everything else that was measured</summary>{''.join(tables)}</details>" if tables else ""
+    return (f"<details class='more'><summary>Everything else that was measured</summary>{''.join(tables)}</details>"
+            if tables else "")
 
 def fact_line(
     about: dict,  # an artefact's JSON
 ) -> str:
     "Tier and data as labels, then device, training and iterations."
     p, iterations = about["provenance"], about["provenance"].get("iterations")
-    if isinstance(iterations, dict): iterations = ", ".join(f"{k} {number_text(v)}" for k, v in iterations.items())
-    facts = [p.get("device"), training_words(p), f"{number_text(iterations)} iterations" if iterations else None, p.get("precision"), p.get("note")]
+    if isinstance(iterations, dict):
+        iterations = ", ".join(f"{k} {number_text(v)}" for k, v in iterations.items())
+    facts = [p.get("device"), training_words(p), f"{number_text(iterations)} iterations" if iterations else None,
+             p.get("precision"), p.get("note")]
     source = (data_words(p) or "").partition(":")[0].replace("real", "real photographs")
-    badges = f"<span class='badge tier'>tier {html.escape(about['tier'])}</span> " + (f"<span class='badge {'real' if 'real' in source else ''}'>{html.escape(source)}</span> " if source else "")
+    badges = (f"<span class='badge tier'>tier {html.escape(about['tier'])}</span> "
+              + (f"<span class='badge {'real' if 'real' in source else ''}'>{html.escape(source)}</span> " if source
+                 else ""))
     return f"<p class='facts'>{badges}{html.escape(' · '.join(str(f) for f in facts if f))}</p>"
 
 # %% ../nbs/40_report.ipynb #3d645888
 def beside(
     path: Path,   # the JSON of an artefact
 ) -> Path | None:
-    "That of the same artefact at `mini`, which everybody's machine makes in an hour, where `path` is of a more telling tier; None when there is none."
+    """That of the same artefact at `mini`, which everybody's machine makes in an hour, where `path` is of a more
+    telling tier; None when there is none."""
     mini = path.parent.parent / "mini" / path.name
     return mini if path.parent.name in ("full", "midi") and mini.exists() else None
 
@@ -252,20 +289,27 @@ def report_section(
     number: int | None = None,  # of several tables in one artefact, this one: rows whose column `table` says so
     packed: str | int = "png",  # as in `picture_html`
 ) -> str:
-    "One artefact as HTML: what made it, the paper's values beside ours, its picture, its table, its provenance; `mini` beside a more telling tier, folded."
+    """One artefact as HTML: what made it, the paper's values beside ours, its picture, its table, its provenance;
+    `mini` beside a more telling tier, folded."""
     about = read_artifact(path)
     with _naming(path):
         claim, comparison, table = about["rows"].get("claim") or "", about["rows"].get("comparison"), about["table"]
         columns = list(table[0]) if table else []
-        if number is not None and "table" in columns: table = [{k: v for k, v in r.items() if k != "table"} for r in table if str(r["table"]) == str(number)]
+        if number is not None and "table" in columns:
+            table = [{k: v for k, v in r.items() if k != "table"} for r in table if str(r["table"]) == str(number)]
         parts = [fact_line(about), f"<p class='claim'>{html.escape(claim)}</p>" if claim else ""]
-        if comparison: parts.append(html_table(in_order(comparison), f"{name}: the paper's values beside ours", by_cell=True))
-        if comparison and not any(v is not None for r in comparison for k, v in r.items() if re.search(r"\bpaper\b", k)): parts.append("<p class='note'>The paper prints no number for this.</p>")
+        if comparison:
+            parts.append(html_table(in_order(comparison), f"{name}: the paper's values beside ours", by_cell=True))
+        if comparison and not any(v is not None for r in comparison for k, v in r.items() if re.search(r"\bpaper\b",
+                                                                                                       k)):
+            parts.append("<p class='note'>The paper prints no number for this.</p>")
         picture = path.with_suffix(".png")
         if picture.exists(): parts.append(picture_html(picture, f"{name}. {claim}".strip(), packed))
         if table: parts.append(html_table(table, f"{name}: our table"))
         parts += [other_numbers(about["rows"], columns), provenance_list(about)]
-        if mini := beside(path): parts.append(f"<details class='more'><summary>Tier mini: what your own machine makes in an hour</summary>{report_section(mini, f'{name} at mini', number, packed)}</details>")
+        if mini := beside(path):
+            parts.append("<details class='more'><summary>Tier mini: what your own machine makes in an "
+                         f"hour</summary>{report_section(mini, f'{name} at mini', number, packed)}</details>")
         return "\n".join(p for p in parts if p)
 
 # %% ../nbs/40_report.ipynb #ef9a0ac5
@@ -371,7 +415,8 @@ all("section[id]").forEach(s => links.has(s.id) && seen.observe(s));
 
 # %% ../nbs/40_report.ipynb #1847c51b
 PAGE_LIMIT = 3_000_000   # bytes
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
+           "form-action 'none'")
 _INTRO = """<h1>DG-Net, reproduced</h1>
 <p>Every figure and table of <a href="https://arxiv.org/abs/1904.07223">Joint Discriminative and Generative Learning for Person Re-identification</a> (Zheng, Yang, Yu, Zheng, Yang, Kautz; CVPR 2019), in the order of their numbers, with the
 paper's values beside ours. {count}</p>
@@ -408,7 +453,8 @@ class Part(NamedTuple):
         name = html.escape(f"{self.kind} {self.short}".strip())
         what = f" <span class='what'>{html.escape(self.title)}</span>" if self.title else ""
         content = self.content or "<p class='missing'>Not regenerated yet.</p>"
-        return f"<section id='{self.anchor}' aria-labelledby='{self.anchor}-head'>\n<h3 id='{self.anchor}-head'>{name}{what}</h3>\n{content}\n</section>"
+        return (f"<section id='{self.anchor}' aria-labelledby='{self.anchor}-head'>\n<h3 "
+                f"id='{self.anchor}-head'>{name}{what}</h3>\n{content}\n</section>")
 
     @property
     def link(self) -> str:
@@ -416,13 +462,15 @@ class Part(NamedTuple):
         return (f"<li><a href='#{self.anchor}'{'' if self.content else ' class=none'}>{f'<span class=kind>{self.kind} </span>' if self.kind else ''}{html.escape(self.short)}"
                 f"<span class='what'>{html.escape(self.title)}</span>{tail}</a></li>")
 
-def _by_group(parts: list[Part]) -> dict[str, list[Part]]: return {g: [p for p in parts if p.group == g] for g in dict.fromkeys(p.group for p in parts)}
+def _by_group(parts: list[Part]) -> dict[str, list[Part]]:
+    return {g: [p for p in parts if p.group == g] for g in dict.fromkeys(p.group for p in parts)}
 
 def contents(
     parts: list[Part],  # in the order of the page
 ) -> str:
     "The navigation: every section, under its group's name."
-    lists = [f"<p id='list-{k}'>{html.escape(g)}</p><ol aria-labelledby='list-{k}'>{''.join(p.link for p in own)}</ol>" for k, (g, own) in enumerate(_by_group(parts).items())]
+    lists = [f"<p id='list-{k}'>{html.escape(g)}</p><ol aria-labelledby='list-{k}'>{''.join(p.link for p in own)}</ol>"
+             for k, (g, own) in enumerate(_by_group(parts).items())]
     return f"<nav aria-label='Figures and tables'>{''.join(lists)}</nav>"
 
 # %% ../nbs/40_report.ipynb #6982ca99
@@ -433,18 +481,26 @@ def report_parts(
 ) -> list[Part]:
     "All sections in the order of the page: the paper's figures and tables, what goes beyond them, real photographs."
     stored = {l: p for l in labels if (p := stored_artifact(l, figures))}
-    real = {p: read_artifact(p) for p in sorted((figures / "paper").glob("*.json"), key=lambda p: ([PAPER.index(i) for i in items_of(p.stem)] or [len(PAPER)], p.stem))}
+    real = {p: read_artifact(p) for p in sorted((figures / "paper").glob("*.json"),
+                                                key=lambda p: ([PAPER.index(i) for i in items_of(p.stem)]
+                                                               or [len(PAPER)], p.stem))}
     parts = []
     for item in PAPER:
-        mine = [report_section(p, item.name, item.number if len(items_of(l)) > 1 else None, packed) for l, p in stored.items() if item in items_of(l)]
-        also = [f"<a href='#real-{p.stem}'>{html.escape(str(about['provenance'].get('dataset')))}, tier {about['tier']}</a>" for p, about in real.items() if item in items_of(about["label"])]
-        if also: mine.append(f"<p class='note'>{'Also measured' if mine else 'Measured so far only'} on real photographs: {'; '.join(also)}.</p>")
+        mine = [report_section(p, item.name, item.number if len(items_of(l)) > 1 else None, packed) for l,
+                p in stored.items() if item in items_of(l)]
+        also = [f"<a href='#real-{p.stem}'>{html.escape(str(about['provenance'].get('dataset')))}, tier "
+                f"{about['tier']}</a>" for p, about in real.items() if item in items_of(about["label"])]
+        if also:
+            mine.append(f"<p class='note'>{'Also measured' if mine else 'Measured so far only'} on real photographs: "
+                        f"{'; '.join(also)}.</p>")
         parts.append(Part(item.kind + "s", item.anchor, item.kind, str(item.number), item.title, "\n".join(mine)))
-    parts += [Part("Beyond the paper", l, "", l.replace("_", " ").capitalize(), "", report_section(p, l, packed=packed)) for l, p in stored.items() if not items_of(l)]
+    parts += [Part("Beyond the paper", l, "", l.replace("_", " ").capitalize(), "", report_section(p, l, packed=packed))
+              for l, p in stored.items() if not items_of(l)]
     for p, about in real.items():
         name = ", ".join(i.name for i in items_of(about["label"])) or about["label"]
         where = f"real photographs: {about['provenance'].get('dataset')}, tier {about['tier']}"
-        parts.append(Part("Real photographs", f"real-{p.stem}", "", name, where, report_section(p, f"{name} on real photographs", packed=packed)))
+        parts.append(Part("Real photographs", f"real-{p.stem}", "", name, where,
+                          report_section(p, f"{name} on real photographs", packed=packed)))
     return parts
 
 # %% ../nbs/40_report.ipynb #cfae0281
@@ -454,20 +510,29 @@ def report_page(
     intro: str = "",    # HTML at its top; default: what the page of the paper's figures says
 ) -> str:
     "The whole page as text."
-    paper, real = [p for p in parts if p.group in ("Figures", "Tables")], [p for p in parts if p.group == "Real photographs"]
-    count = f"Regenerated so far: {sum(bool(p.content) for p in paper)} of {len(paper)}" + (f"; and {len(real)} on real photographs, of which numbers alone are stored." if real else ".")
-    body = "\n".join(f"<h2 id='{g.split()[0].lower()}'>{g}</h2>\n" + "\n".join(p.html for p in own) for g, own in _by_group(parts).items())
-    return (f"<!doctype html>\n<html lang='en'>\n<head><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'><meta http-equiv='Content-Security-Policy' content=\"{_POLICY}\">"
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><a class='skip' href='#main'>Skip to the results</a><div class='page'>\n<header>{intro or _INTRO.format(count=count)}</header>\n"
-            f"{contents(parts)}\n<main id='main'>\n{body}\n</main></div>\n<dialog id='zoom' aria-label='Enlarged picture'><div class='bar'><p></p><button type='button' class='wide'>Fit to window</button>"
-            f"<button type='button' class='close'>Close</button></div><div class='pane' tabindex='0' role='group' aria-label='Picture'></div></dialog>\n<script>{SCRIPT}</script></body></html>\n")
+    paper, real = [p for p in parts if p.group in ("Figures", "Tables")], [p for p in parts if p.group
+                                                                           == "Real photographs"]
+    count = f"Regenerated so far: {sum(bool(p.content) for p in paper)} of {len(paper)}" + (
+        f"; and {len(real)} on real photographs, of which numbers alone are stored." if real else ".")
+    body = "\n".join(f"<h2 id='{g.split()[0].lower()}'>{g}</h2>\n" + "\n".join(p.html for p in own) for g,
+                     own in _by_group(parts).items())
+    return ("<!doctype html>\n<html lang='en'>\n<head><meta charset='utf-8'><meta name='viewport' "
+            "content='width=device-width, initial-scale=1'><meta http-equiv='Content-Security-Policy' "
+            f"content=\"{_POLICY}\">" f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><a "
+            "class='skip' href='#main'>Skip to the results</a><div "
+            f"class='page'>\n<header>{intro or _INTRO.format(count=count)}</header>\n"
+            f"{contents(parts)}\n<main id='main'>\n{body}\n</main></div>\n<dialog id='zoom' aria-label='Enlarged "
+            "picture'><div class='bar'><p></p><button type='button' class='wide'>Fit to window</button>"
+            "<button type='button' class='close'>Close</button></div><div class='pane' tabindex='0' role='group' "
+            f"aria-label='Picture'></div></dialog>\n<script>{SCRIPT}</script></body></html>\n")
 
 def write_report(
     path: Path,                # of the page
     labels: list[str],         # of all artefacts that there could be: the names of the reproduction notebooks
     figures: Path = FIGURES,   # the folder of the tiers
 ) -> Path:
-    "Every table and figure of the paper on one page, its pictures packed as tightly as the page's limit asks. Raises ValueError, naming the file, for an artefact that cannot be read."
+    """Every table and figure of the paper on one page, its pictures packed as tightly as the page's limit asks. Raises
+    ValueError, naming the file, for an artefact that cannot be read."""
     for packed in ("png", "lossless", 90, 75, 50, 25):
         page = report_page(report_parts(labels, figures, packed)).encode()
         if len(page) <= PAGE_LIMIT: break
@@ -479,18 +544,25 @@ def refresh_readme(
     path: Path,   # a text with lines like <!-- artefact: table3_features --> … <!-- end -->
     figures: Path = FIGURES,   # the folder of the tiers
 ) -> str:
-    "Put claim, facts and table of the named artefacts between their marks, so that no number is ever typed by hand; returns the text."
+    """Put claim, facts and table of the named artefacts between their marks, so that no number is ever typed by hand;
+    returns the text."""
     def fill(mark: re.Match) -> str:
         found = figures / f"{mark[1]}.json" if "/" in mark[1] else stored_artifact(mark[1], figures)
         if found is None or not found.exists(): return mark[0]
-        about = read_artifact(found); p = about["provenance"]
+        about = read_artifact(found)
+        p = about["provenance"]
         with _naming(found):
-            table = found.with_suffix(".md").read_text(encoding="utf-8").strip() if found.with_suffix(".md").exists() else ""
-            if "floats" in about and about["table"]: table = pd.DataFrame(about["table"]).to_markdown(index=False, floatfmt=about["floats"])
-        facts = ", ".join(str(f) for f in (f"Tier {about['tier']}", data_words(p), p.get("device"), training_words(p), p.get("precision")) if f)
+            table = found.with_suffix(".md").read_text(encoding="utf-8").strip() if found.with_suffix(
+                ".md").exists() else ""
+            if "floats" in about and about["table"]:
+                table = pd.DataFrame(about["table"]).to_markdown(index=False, floatfmt=about["floats"])
+        facts = ", ".join(str(f) for f in (f"Tier {about['tier']}", data_words(p), p.get("device"), training_words(p),
+                                           p.get("precision")) if f)
         mini = None if "/" in mark[1] else beside(found)
-        at_home = f"\n\nAt `mini`, what your own machine makes in an hour: {read_artifact(mini)['rows'].get('claim', '')}" if mini else ""
-        return f"<!-- artefact: {mark[1]} -->\n{about['rows'].get('claim', '')}\n\n{table}\n\n*{facts}.*{at_home}\n<!-- end -->"
+        at_home = ("\n\nAt `mini`, what your own machine makes in an hour: "
+                   f"{read_artifact(mini)['rows'].get('claim', '')}" if mini else "")
+        return (f"<!-- artefact: {mark[1]} "
+                f"-->\n{about['rows'].get('claim', '')}\n\n{table}\n\n*{facts}.*{at_home}\n<!-- end -->")
     text = re.sub(r"<!-- artefact: ([\w/]+) -->.*?<!-- end -->", fill, path.read_text(encoding="utf-8"), flags=re.S)
     path.write_text(text, encoding="utf-8")
     return text

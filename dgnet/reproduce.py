@@ -53,13 +53,18 @@ class NotebookPlan(NamedTuple):
     def needs(self, paths: dict) -> list[tuple]:
         "Its runs when the datasets in `paths` are real folders: then only those, and no rival that needs joints."
         names = [next(iter(paths)) if paths and self.free else d for d, _ in self.runs]
-        return [(d, c | (self.real if d in paths else {})) for d, (_, c) in zip(names, self.runs) if not paths or (d in paths and c.get("method") not in ("pose", "bound"))]
+        return [(d, c | (self.real if d in paths else {})) for d, (_, c) in zip(names, self.runs) if not paths
+                or (d in paths and c.get("method") not in ("pose", "bound"))]
 
-THREE, CONTROL, OFFLINE, BOUND = ("market", "duke", "msmt17"), {"generate": False}, {"offline": True}, {"method": "bound"}
-SLOW = CONTROL | {"lr_id": 0.0005}   # a control at a quarter of the paper's rate, the best of the three that were tried (see `study_pilots`)
-ABLATIONS = {"w/o feed": {"feed": False}, "w/o id": {"feed": False, "lam_id": 0.0}}   # Figure 4, as `fig4_ablation_generation` reads it
+THREE, CONTROL, OFFLINE, BOUND = ("market", "duke",
+                                  "msmt17"), {"generate": False}, {"offline": True}, {"method": "bound"}
+# a control at a quarter of the paper's rate, the best of the three that were tried (see `study_pilots`)
+SLOW = CONTROL | {"lr_id": 0.0005}
+# Figure 4, as `fig4_ablation_generation` reads it
+ABLATIONS = {"w/o feed": {"feed": False}, "w/o id": {"feed": False, "lam_id": 0.0}}
 OTHER_GANS = tuple(("market", {"method": m}) for m in ("lsgan", "pose"))   # of Figure 3 and Table 2
-ALPHAS, OLDER_LABELS, SEEDS = (0.0, 0.2, 0.4, 0.6, 0.8), ("lsro", "pseudo", "conditional", "two_label"), (0, 1, 2)   # Figure 8; beside Table 4; behind a difference that is claimed
+# Figure 8; beside Table 4; behind a difference that is claimed
+ALPHAS, OLDER_LABELS, SEEDS = (0.0, 0.2, 0.4, 0.6, 0.8), ("lsro", "pseudo", "conditional", "two_label"), (0, 1, 2)
 NOTEBOOKS = (
     NotebookPlan("fig1_swap_grid", (("market", {}), ("market", BOUND))),
     NotebookPlan("table3_features", (*((d, c) for d in THREE for c in ({}, CONTROL)), *(("duke", c | {"seed": s}) for s in SEEDS[1:] for c in ({}, CONTROL)), *(("duke", SLOW | {"seed": s}) for s in SEEDS), ("market", OFFLINE))),
@@ -83,11 +88,13 @@ def choose_notebooks(
     only: list[str] | None = None,  # names or prefixes; None: all
     skip: list[str] | None = None,  # those to leave out
 ) -> list[NotebookPlan]:
-    "The notebooks that `only` asks for, without those in `skip`; a word that is a whole part of a name, as `table1`, means that notebook, not `table10` too. Raises ValueError for a word that fits none."
+    """The notebooks that `only` asks for, without those in `skip`; a word that is a whole part of a name, as `table1`,
+    means that notebook, not `table10` too. Raises ValueError for a word that fits none."""
     def named(word: str) -> set[str]:
         stems = [n.stem for n in NOTEBOOKS]
         found = {s for s in stems if s == word or s.startswith(f"{word}_")} or {s for s in stems if s.startswith(word)}
-        if not found: raise ValueError(f"no notebook starts with {word}; there are {', '.join(stems)}")
+        if not found:
+            raise ValueError(f"no notebook starts with {word}; there are {', '.join(stems)}")
         return found
     wanted, left_out = (set().union(*map(named, words or [])) for words in (only, skip))
     return [n for n in NOTEBOOKS if (not only or n.stem in wanted) and n.stem not in left_out]
@@ -126,7 +133,8 @@ class Job(NamedTuple):
     @property
     def cost(self) -> float:
         cfg = self.config
-        return TEACHER_STEP * self.teacher + self.spent(cfg.n_iter if cfg.method == "dgnet" else bound_iterations(cfg) if cfg.method == "bound" else cfg.rival_iter)
+        return TEACHER_STEP * self.teacher + self.spent(cfg.n_iter if cfg.method == "dgnet" else bound_iterations(cfg)
+                                                        if cfg.method == "bound" else cfg.rival_iter)
 
 # %% ../nbs/42_reproduce.ipynb #584edf45
 def plan_one(
@@ -153,17 +161,26 @@ def plan_runs(
         cfg = asked_config(tier, dataset, real=dataset in paths, **changes)
         cfg = with_source(cfg, get_data(cfg, paths.get(dataset)), paths.get(dataset)) if paths.get(dataset) else cfg
         if run_key(cfg) in seen or read_done(find_folder(run_key(cfg))): continue
-        if (strangers := strangers_key(cfg)) and strangers not in seen and not read_done(find_folder(strangers)):   # neither shipped nor trained yet
+        # neither shipped nor trained yet
+        # neither shipped nor trained yet
+        # neither shipped nor trained yet
+        # neither shipped nor trained yet
+        if (strangers := strangers_key(cfg)) and strangers not in seen and not read_done(find_folder(strangers)):
             seen.add(strangers)
             jobs.append(plan_one(strangers_config(cfg), {}, None, taught, begun))
         seen.add(run_key(cfg))
         jobs.append(plan_one(cfg, changes, paths.get(dataset), taught, begun))
-        if cfg.method == "dgnet": taught.add(teacher_folder(cfg)); begun.add(prefix_folder(cfg))
+        if cfg.method == "dgnet":
+            taught.add(teacher_folder(cfg))
+            begun.add(prefix_folder(cfg))
     return jobs
 
 # %% ../nbs/42_reproduce.ipynb #ba041824
 class ProgressLine:
     "One line on the terminal: which runs, how far, their losses, and how long all of it will still take."
+    # None: standard error
+    # None: standard error
+    # None: standard error
     def __init__(self, jobs: list[Job], workers: int = 1, stream=None):   # None: standard error
         self.jobs, self.workers, self.stream = jobs, workers, stream or sys.stderr
         self.spent, self.active, self.done, self.first, self.last = [0.0] * len(jobs), {}, 0, None, 0.0
@@ -180,13 +197,21 @@ class ProgressLine:
         "Told by job number `k` how far it is."
         now, tty, job = now or time.monotonic(), self.stream.isatty(), self.jobs[k]
         teaching = "teacher" in losses
-        self.spent[k] = TEACHER_STEP * (clock.it if teaching else job.teacher) + (0 if teaching else job.spent(clock.it))
-        shown = f"loss {next(iter(losses.values())):.2f}" if teaching or {"rival", "bound"} & {*losses} else " ".join(f"{n} {losses[n]:.2f}" for n in ("img1", "adv", "id_s", "prim") if n in losses)
+        self.spent[k] = TEACHER_STEP * (clock.it if teaching else job.teacher) + (0 if teaching
+                                                                                  else job.spent(clock.it))
+        shown = f"loss {next(iter(losses.values())):.2f}" if teaching or {"rival",
+                                                                          "bound"} & {*losses} else " ".join(
+                                                                              f"{n} {losses[n]:.2f}" for n in ("img1",
+                                                                                                               "adv",
+                                                                                                               "id_s",
+                                                                                                               "prim")
+                                                                              if n in losses)
         self.active[k] = f"{job.dataset + ' teacher' if teaching else job.name} {clock.it}/{clock.n_iter} {shown}"
         left = self.left(now)
         if now - self.last < (0.5 if tty else 20) and clock.it < clock.n_iter: return
         self.last = now
-        self.say(f"[{self.done} of {len(self.jobs)} done] {' · '.join(self.active.values())} · {'measuring' if left is None else f'about {max(left, 0) / 60:.0f} min'} of training left")
+        self.say(f"[{self.done} of {len(self.jobs)} done] {' · '.join(self.active.values())} · "
+                 f"{'measuring' if left is None else f'about {max(left, 0) / 60:.0f} min'} of training left")
 
     def say(self, line: str) -> None:
         "Show a line; on a terminal it replaces the one before."
@@ -195,11 +220,14 @@ class ProgressLine:
 
     def rendering(self, dataset: str, done: int, total: int) -> None:
         "Told by the renderer how many photos of a world are drawn."
-        if self.stream.isatty() or done == total or done <= 256: self.say(f"rendering the {dataset} world: {done} of {total} photos")
+        if self.stream.isatty() or done == total or done <= 256:
+            self.say(f"rendering the {dataset} world: {done} of {total} photos")
 
     def finish(self, k: int) -> None:
         "Job number `k` is over."
-        self.spent[k] = self.jobs[k].cost; self.active.pop(k, None); self.done += 1
+        self.spent[k] = self.jobs[k].cost
+        self.active.pop(k, None)
+        self.done += 1
         if self.stream.isatty(): print(file=self.stream)
 
 # %% ../nbs/42_reproduce.ipynb #fb291cca
@@ -217,10 +245,12 @@ def notebook_stamp(
 def check_parameters(
     path: Path,   # of a notebook
 ) -> None:
-    "Raise ValueError when no cell is tagged `parameters`: papermill would run the notebook's own defaults and say nothing."
+    """Raise ValueError when no cell is tagged `parameters`: papermill would run the notebook's own defaults and say
+    nothing."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     if not any("parameters" in c["metadata"].get("tags", ()) for c in cells):
-        raise ValueError(f"{path}: no cell is tagged 'parameters', so the tier could not be passed. Tag its parameter cell.")
+        raise ValueError(f"{path}: no cell is tagged 'parameters', so the tier could not be passed. Tag its parameter "
+                         "cell.")
 
 def run_notebook(
     recipe: NotebookPlan,         # which notebook
@@ -228,7 +258,8 @@ def run_notebook(
     paths: dict[str, str],  # real datasets by name
     force: bool = False,    # run it even if nothing changed
 ) -> str:
-    "Execute a notebook through papermill; the executed copy lands in local/executed. Returns what was done, or what failed, in words."
+    """Execute a notebook through papermill; the executed copy lands in local/executed. Returns what was done, or what
+    failed, in words."""
     import papermill
     source, tagged = ROOT / "nbs" / f"{recipe.stem}.ipynb", not recipe.stem[0].isdigit()   # walk-throughs have no tier
     if tagged: check_parameters(source)
@@ -236,33 +267,48 @@ def run_notebook(
     out.parent.mkdir(parents=True, exist_ok=True)
     stamp, noted = notebook_stamp(recipe, tier, paths), out.with_suffix(".stamp")
     made = artifact_folder(tier, bool(paths)) if tagged or recipe.stem in WALKTHROUGH_ARTIFACTS else None
-    there = made is None or all((made / f"{l}.json").exists() for l in WALKTHROUGH_ARTIFACTS.get(recipe.stem, (recipe.stem,)))   # whoever deletes figures/ wants them made again
-    if not force and there and noted.exists() and noted.read_text() == stamp: return "nothing changed"
+    # whoever deletes figures/ wants them made again
+    there = made is None or all((made / f"{l}.json").exists() for l in WALKTHROUGH_ARTIFACTS.get(recipe.stem,
+                                                                                                 (recipe.stem,)))
+    if not force and there and noted.exists() and noted.read_text() == stamp:
+        return "nothing changed"
     began = time.monotonic()
-    try: papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3", progress_bar=False, cwd=str(ROOT / "nbs"),
-                                    extra_arguments=["--IPKernelApp.log_level=ERROR"])
-    except papermill.PapermillExecutionError as e: return f"failed after {time.monotonic() - began:.0f} s with {e.ename}: {e.evalue.strip()[:200]} (see local/{out.relative_to(LOCAL).as_posix()})"
+    try:
+        papermill.execute_notebook(source, out, {"tier": tier, "data": paths} if tagged else {}, kernel_name="python3",
+                                   progress_bar=False, cwd=str(ROOT / "nbs"),
+                                   extra_arguments=["--IPKernelApp.log_level=ERROR"])
+    except papermill.PapermillExecutionError as e:
+        return (f"failed after {time.monotonic() - began:.0f} s with {e.ename}: {e.evalue.strip()[:200]} (see "
+                f"local/{out.relative_to(LOCAL).as_posix()})")
     noted.write_text(stamp)
     return f"{time.monotonic() - began:.0f} s"
 
 # %% ../nbs/42_reproduce.ipynb #33590e34
 def ensure_run(tier: str, dataset: str, path: str | None, report: Callable, changes: dict) -> None:
     "Have a run, its bound, or the rival that `method` names."
-    if changes.get("method") == "bound": get_bound(get_run(tier, dataset, path, **{k: v for k, v in changes.items() if k != "method"}), report)
-    elif "method" in changes: get_gan(tier, dataset, changes["method"], report, path, **{k: v for k, v in changes.items() if k != "method"})
-    else: get_run(tier, dataset, path, report=report, **changes)
+    if changes.get("method") == "bound":
+        get_bound(get_run(tier, dataset, path, **{k: v for k, v in changes.items() if k != "method"}), report)
+    elif "method" in changes:
+        get_gan(tier, dataset, changes["method"], report, path, **{k: v for k, v in changes.items() if k != "method"})
+    else:
+        get_run(tier, dataset, path, report=report, **changes)
 
 def worker() -> None:
-    "One process of several: does what the JSON on its command line says, and writes a line of JSON for whatever there is to tell. It ends when nobody listens any more."
+    """One process of several: does what the JSON on its command line says, and writes a line of JSON for whatever there
+    is to tell. It ends when nobody listens any more."""
     task, out, sys.stdout = json.loads(sys.argv[1]), sys.stdout, sys.stderr
     def tell(**said) -> None: print(json.dumps(said), file=out, flush=True)
     try:
-        if "notebook" in task: return tell(done=run_notebook(NotebookPlan(task["notebook"], task["runs"], task["real"], task["free"]), task["tier"], task["paths"], task["force"]))
+        if "notebook" in task:
+            return tell(done=run_notebook(NotebookPlan(task["notebook"], task["runs"], task["real"], task["free"]),
+                                          task["tier"], task["paths"], task["force"]))
         cfg = asked_config(task["tier"], task["dataset"], real=task["path"] is not None, **task["changes"])
         get_data(cfg, task["path"], lambda done, total: tell(rendered=[task["dataset"], done, total]))
-        ensure_run(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses), task["changes"])
+        ensure_run(task["tier"], task["dataset"], task["path"], lambda clock, losses: tell(clock=clock, losses=losses),
+                   task["changes"])
         tell(done="trained")
-    except (WeakTeacher, FloatingPointError, ValueError, OSError) as e: tell(failed=str(e))
+    except (WeakTeacher, FloatingPointError, ValueError, OSError) as e:
+        tell(failed=str(e))
 
 # %% ../nbs/42_reproduce.ipynb #33590e36
 WORKERS: set[subprocess.Popen] = set()   # those at work
@@ -274,14 +320,20 @@ def call_worker(
     "Run a worker on one thread to its end; its last word. Raises RuntimeError with the reason when it failed."
     env, last = os.environ | {"OMP_NUM_THREADS": "1"}, {}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        p = subprocess.Popen([sys.executable, "-c", "from dgnet.runs import worker; worker()", json.dumps(task)], stdout=subprocess.PIPE, stderr=err, text=True, env=env)
+        p = subprocess.Popen([sys.executable, "-c", "from dgnet.runs import worker; worker()", json.dumps(task)],
+                             stdout=subprocess.PIPE, stderr=err, text=True, env=env)
         WORKERS.add(p)
         try:
-            for line in p.stdout: last = json.loads(line); hear(last)
+            for line in p.stdout:
+                last = json.loads(line)
+                hear(last)
             p.wait()
-        finally: p.kill(); WORKERS.discard(p)
+        finally:
+            p.kill()
+            WORKERS.discard(p)
         err.seek(0)
-        if "done" not in last: raise RuntimeError(last.get("failed") or f"a worker ended with code {p.returncode}: {err.read()[-400:]}")
+        if "done" not in last:
+            raise RuntimeError(last.get("failed") or f"a worker ended with code {p.returncode}: {err.read()[-400:]}")
     return last["done"]
 
 # %% ../nbs/42_reproduce.ipynb #33590e37
@@ -291,7 +343,8 @@ def side_by_side(
     do: Callable,          # called with a task, in a thread
     apart: Callable = lambda a, b: False,  # whether a task has to wait for a running one
 ) -> None:
-    "Do all tasks, several at once; with one worker here and now. When it is interrupted, so are the processes that it started."
+    """Do all tasks, several at once; with one worker here and now. When it is interrupted, so are the processes that it
+    started."""
     waiting, running = list(tasks), {}
     if workers == 1:
         for t in waiting: do(t)
@@ -300,8 +353,12 @@ def side_by_side(
         try:
             while waiting or running:
                 for t in list(waiting):
-                    if len(running) < workers and not any(apart(t, r) for r in running.values()): waiting.remove(t); running[pool.submit(do, t)] = t
-                for f in wait(running, timeout=1, return_when=FIRST_COMPLETED).done: running.pop(f); f.result()
+                    if len(running) < workers and not any(apart(t, r) for r in running.values()):
+                        waiting.remove(t)
+                        running[pool.submit(do, t)] = t
+                for f in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                    running.pop(f)
+                    f.result()
         finally:
             for p in list(WORKERS): p.terminate()
 
@@ -311,7 +368,9 @@ def _produces(job: Job) -> set[Path]:
     cfg = job.config
     if cfg.method == "bound": return {find_folder(run_key(replace(cfg, method="dgnet")))}
     if cfg.method != "dgnet": return set()
-    return {teacher_folder(cfg), *([find_folder(strangers_key(cfg))] if strangers_key(cfg) else []), *([find_folder(run_key(replace(cfg, offline=False)))] if cfg.offline else [prefix_folder(cfg)] if cfg.generate else [])}
+    return {teacher_folder(cfg), *([find_folder(strangers_key(cfg))] if strangers_key(cfg) else []),
+            *([find_folder(run_key(replace(cfg, offline=False)))] if cfg.offline else [prefix_folder(cfg)]
+              if cfg.generate else [])}
 
 def train_all(
     jobs: list[Job],         # from `plan_runs`
@@ -321,18 +380,24 @@ def train_all(
     "Train the jobs; what went wrong, by the run's key. One that cannot be trained does not stop the others."
     progress, failed = ProgressLine(jobs, workers), {}
     def heard(k: int, said: dict) -> None:
-        if "rendered" in said: progress.rendering(*said["rendered"])
+        if "rendered" in said:
+            progress.rendering(*said["rendered"])
         elif "clock" in said: progress.report(k, Progress(*said["clock"]), said["losses"])
     def do(k: int) -> None:
         job = jobs[k]
         try:
-            if workers > 1: call_worker({"tier": tier, "dataset": job.dataset, "path": job.path, "changes": job.changes}, partial(heard, k))
+            if workers > 1:
+                call_worker({"tier": tier, "dataset": job.dataset, "path": job.path, "changes": job.changes},
+                            partial(heard, k))
             else:
                 get_data(job.config, job.path, partial(progress.rendering, job.dataset))
                 ensure_run(tier, job.dataset, job.path, partial(progress.report, k), job.changes)
-        except (WeakTeacher, FloatingPointError, ValueError, RuntimeError, OSError) as e: failed[run_key(job.config)] = f"{job.name}: {e}"
+        except (WeakTeacher, FloatingPointError, ValueError, RuntimeError, OSError) as e:
+            failed[run_key(job.config)] = f"{job.name}: {e}"
         progress.finish(k)
-    def apart(a: int, b: int) -> bool: return any(not read_done(f) for f in _produces(jobs[a]) & (_produces(jobs[b]) | {find_folder(run_key(jobs[b].config))}))
+    def apart(a: int, b: int) -> bool:
+        return any(not read_done(f) for f in _produces(jobs[a]) & (_produces(jobs[b])
+                                                                   | {find_folder(run_key(jobs[b].config))}))
     order = sorted(range(len(jobs)), key=lambda k: -jobs[k].cost) if workers > 1 else list(range(len(jobs)))
     side_by_side(order, workers, do, apart)
     return failed
@@ -357,9 +422,12 @@ def execute_all(
     "Run notebooks side by side, a line for each; what failed, in words."
     failed = []
     def execute(n: NotebookPlan) -> None:
-        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "free": n.free, "tier": tier, "paths": paths, "force": force}
-        if skipped(n): said = "left out: a run that it needs failed"
-        else: said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
+        task = {"notebook": n.stem, "runs": n.runs, "real": n.real, "free": n.free, "tier": tier, "paths": paths,
+                "force": force}
+        if skipped(n):
+            said = "left out: a run that it needs failed"
+        else:
+            said = call_worker(task, lambda line: None) if workers > 1 else run_notebook(n, tier, paths, force)
         if said.startswith(("failed", "left out")): failed.append(f"{n.stem}: {said}")
         print(f"{n.stem:28s} {said}", flush=True)
     side_by_side(notebooks, workers, execute)
@@ -370,13 +438,15 @@ def show_shipped(
     workers: int,
     force: bool,
 ) -> list[str]:
-    "First pictures: the notebooks that need only what comes with the package, at tier midi, before anything is trained. Returns what failed."
+    """First pictures: the notebooks that need only what comes with the package, at tier midi, before anything is
+    trained. Returns what failed."""
     ready = [n for n in notebooks if is_shipped(n, "midi")]
     if not ready: return []
     began = time.monotonic()
     print(f"from the weights that come with the package (tier midi): {len(ready)} notebooks, no training", flush=True)
     failed = execute_all(ready, "midi", {}, workers, force)
-    print(f"pictures and tables of tier midi are in {(FIGURES / 'midi').relative_to(ROOT)}, after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"pictures and tables of tier midi are in {(FIGURES / 'midi').relative_to(ROOT)}, after "
+          f"{time.monotonic() - began:.0f} s", flush=True)
     return failed
 
 # %% ../nbs/42_reproduce.ipynb #33590e35
@@ -389,21 +459,28 @@ def reproduce(
     walk: bool = False,                   # the walk-through notebooks too
     workers: int | None = None,           # processes; None: one for each CPU core, one alone on a GPU
 ) -> list[str]:
-    "Train what is missing, run the notebooks, write the report. Goes on past a failure; returns what failed, one line each."
+    """Train what is missing, run the notebooks, write the report. Goes on past a failure; returns what failed, one line
+    each."""
     paths = dict(paths or {})
     notebooks = [n for n in choose_notebooks(only, skip) if not paths or n.needs(paths)]
-    if paths and not notebooks: raise ValueError(f"--data {' '.join(paths)}: no notebook that was asked for uses it. Leave --only out, or give the dataset that it is about")
-    workers = workers or (1 if tier == "smoke" or default_device().type != "cpu" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    if paths and not notebooks:
+        raise ValueError(f"--data {' '.join(paths)}: no notebook that was asked for uses it. Leave --only out, or give "
+                         "the dataset that it is about")
+    workers = workers or (1 if tier == "smoke" or default_device().type != "cpu" else len(os.sched_getaffinity(0))
+                          if hasattr(os, "sched_getaffinity") else os.cpu_count())
     began = time.monotonic()
     failed = [] if paths or tier != "mini" else show_shipped(notebooks, workers, force)
     jobs = plan_runs(notebooks, tier, paths)
-    at_once = f"{'one at a time' if workers == 1 else f'{workers} at a time, one thread each'}, on {device_name(default_device())}"
+    at_once = (f"{'one at a time' if workers == 1 else f'{workers} at a time, one thread each'}, on "
+               f"{device_name(default_device())}")
     extra = walkthroughs(walk) if walk or tier == "mini" and notebooks and not (paths or only) else []
-    print(f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} notebooks{f' and {len(extra)} walk-throughs' if extra else ''} to run, {at_once}", flush=True)
+    print(f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} "
+          f"notebooks{f' and {len(extra)} walk-throughs' if extra else ''} to run, {at_once}", flush=True)
     broken = train_all(jobs, tier, min(workers, len(jobs) or 1))
     failed += broken.values()
     lost = {(j.dataset, short_hash(j.changes)) for j in jobs if run_key(j.config) in broken}
-    def skipped(n: NotebookPlan) -> bool: return any((d, short_hash(c)) in lost for d, c in n.needs(paths))
+    def skipped(n: NotebookPlan) -> bool:
+        return any((d, short_hash(c)) in lost for d, c in n.needs(paths))
     failed += execute_all(notebooks + (extra if walk or not broken else []), tier, paths, workers, force, skipped)
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
@@ -412,36 +489,46 @@ def reproduce(
     return failed
 
 # %% ../nbs/42_reproduce.ipynb #49ef7338
-WALKTHROUGH_ARTIFACTS = {"20_generate": ("generate_examples",), "21_rank": ("rank_examples",), "22_own": ("own_training", "contact_sheet"), "23_studio": ("studio_board",)}   # walk-throughs that store pictures of the mini run
+# walk-throughs that store pictures of the mini run
+WALKTHROUGH_ARTIFACTS = {"20_generate": ("generate_examples",), "21_rank": ("rank_examples",),
+                         "22_own": ("own_training", "contact_sheet"), "23_studio": ("studio_board",)}
 
 def shown_tier() -> str:
-    "The tier whose Market-like run the walk-throughs show: midi where it comes with the package, mini where it was trained here, else smoke; under nbdev_test always smoke."
+    """The tier whose Market-like run the walk-throughs show: midi where it comes with the package, mini where it was
+    trained here, else smoke; under nbdev_test always smoke."""
     if os.environ.get("IN_TEST") == "1": return "smoke"
     return next((t for t in ("midi", "mini") if read_done(find_folder(run_key(make_config(t, "market"))))), "smoke")
 
 def all_labels() -> list[str]:
     "The names of all artefacts that there could be, in the order of the report."
-    measured = [f"speed_{n}{s}" for n in ("steps", "profile_step", "evaluation", "throughput", "precisions") for s in ("", "_scaling")]   # by hand, on an idle machine
-    return [*(n.stem for n in NOTEBOOKS), *(l for labels in WALKTHROUGH_ARTIFACTS.values() for l in labels), *(l for l in measured if find_artifact(l))]
+    # by hand, on an idle machine
+    measured = [f"speed_{n}{s}" for n in ("steps", "profile_step", "evaluation", "throughput", "precisions")
+                for s in ("", "_scaling")]
+    return [*(n.stem for n in NOTEBOOKS), *(l for labels in WALKTHROUGH_ARTIFACTS.values() for l in labels),
+            *(l for l in measured if find_artifact(l))]
 
 def walkthroughs(
     every: bool = True,   # else only those in SHOWN
 ) -> list[NotebookPlan]:
     "The library notebooks, which papermill runs as they are."
-    return [NotebookPlan(p.stem, ()) for p in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")) if every or p.stem in WALKTHROUGH_ARTIFACTS]
+    return [NotebookPlan(p.stem, ()) for p in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")) if every
+            or p.stem in WALKTHROUGH_ARTIFACTS]
 
 def stored(
     tier: str,
     notebooks: list[NotebookPlan],
     paths: dict[str, str],
 ) -> pd.DataFrame:
-    "What there is of each notebook's artefact: when and by which code it was made, and whether the notebook was run here as it stands now."
+    """What there is of each notebook's artefact: when and by which code it was made, and whether the notebook was run
+    here as it stands now."""
     rows = []
     for n in notebooks:
-        file, noted = FIGURES / tier / f"{n.stem}.json", LOCAL / "executed" / (tier + ("-real" if paths else "")) / f"{n.stem}.stamp"
+        file, noted = FIGURES / tier / f"{n.stem}.json", LOCAL / "executed" / (tier + ("-real" if paths
+                                                                                       else "")) / f"{n.stem}.stamp"
         p = json.loads(file.read_text(encoding="utf-8"))["provenance"] if file.exists() else {}
-        rows.append({"notebook": n.stem, "stored": "yes" if p else "no", "made": p.get("date", "–"), "by code": p.get("code_version", "–"),
-                     "as it stands now": "not run here" if not noted.exists() else "yes" if noted.read_text() == notebook_stamp(n, tier, paths) else "changed since"})
+        rows.append({"notebook": n.stem, "stored": "yes" if p else "no", "made": p.get("date", "–"),
+                     "by code": p.get("code_version", "–"), "as it stands now": "not run here" if not noted.exists()
+                     else "yes" if noted.read_text() == notebook_stamp(n, tier, paths) else "changed since"})
     return pd.DataFrame(rows)
 
 def forecast(
@@ -450,24 +537,31 @@ def forecast(
 ) -> str:
     "The runs that are missing, with the minutes they may take on this machine."
     done = [a for a in map(read_done, (LOCAL / "runs").glob(f"*-{tier}-*")) if a and "teacher_seconds" in a]
-    speed = [a["seconds"] / training_cost(c, c.n_iter) for a in done if set(a["config"]) == {f.name for f in fields(Config)} for c in [config_from_dict(a["config"])]]
+    speed = [a["seconds"] / training_cost(c, c.n_iter) for a in done if set(a["config"]) == {f.name
+                                                                                             for f in fields(Config)}
+             for c in [config_from_dict(a["config"])]]
     minutes = [j.cost * float(np.median(speed)) / 60 if speed else None for j in jobs]
     rows = [f"{j.name:40s} {'?' if m is None else f'{m:.1f}'} min" for j, m in zip(jobs, minutes)]
-    total = "nothing to train" if not jobs else f"together about {sum(minutes):.0f} min, one after the other" if speed else f"no run of tier {tier} has been finished on this machine, so its speed is not known"
+    total = ("nothing to train" if not jobs else f"together about {sum(minutes):.0f} min, one after the other" if speed
+             else f"no run of tier {tier} has been finished on this machine, so its speed is not known")
     return "\n".join([*rows, total])
 
 # %% ../nbs/42_reproduce.ipynb #63c13b2c
 def parse_paths(
     pairs: list[str],   # NAME=FOLDER
 ) -> dict[str, str]:
-    "Real datasets from the command line. Raises ValueError for anything that is not NAME=FOLDER with a folder that exists."
+    """Real datasets from the command line. Raises ValueError for anything that is not NAME=FOLDER with a folder that
+    exists."""
     paths = {}
     for pair in pairs:
         name, _, folder = pair.partition("=")
-        if not folder: raise ValueError(f"--data {pair}: write NAME=FOLDER, for example --data market=/data/Market-1501-v15.09.15")
-        if name not in DATASETS: raise ValueError(f"--data {pair}: no dataset {name}; there are {', '.join(DATASETS)}")
+        if not folder:
+            raise ValueError(f"--data {pair}: write NAME=FOLDER, for example --data market=/data/Market-1501-v15.09.15")
+        if name not in DATASETS:
+            raise ValueError(f"--data {pair}: no dataset {name}; there are {', '.join(DATASETS)}")
         given = Path(folder).expanduser()
-        if not (given.is_file() if name == "csv" else given.is_dir()): raise ValueError(f"--data {pair}: {folder} is not a {'file' if name == 'csv' else 'folder'}")
+        if not (given.is_file() if name == "csv" else given.is_dir()):
+            raise ValueError(f"--data {pair}: {folder} is not a {'file' if name == 'csv' else 'folder'}")
         paths[name] = str(Path(folder).expanduser().resolve())
     return paths
 
@@ -476,23 +570,33 @@ def reproduce_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_reproduce`."
-    parser = argparse.ArgumentParser("dgnet_reproduce", description="Train what is missing, run the reproduction notebooks through papermill, write figures/.")
+    parser = argparse.ArgumentParser("dgnet_reproduce", description="Train what is missing, run the reproduction "
+                                     "notebooks through papermill, write figures/.")
     parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large (default: mini)")
     parser.add_argument("--only", nargs="+", metavar="PREFIX", help="notebooks whose names start so, e.g. fig1 table3")
-    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="real photos instead of rendered ones, e.g. market=/data/Market-1501-v15.09.15")
+    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER",
+                        help="real photos instead of rendered ones, e.g. market=/data/Market-1501-v15.09.15")
     parser.add_argument("--skip", nargs="+", metavar="PREFIX", help="notebooks to leave out")
-    parser.add_argument("--workers", type=int, metavar="N", help="trainings side by side (default: one for each CPU core; one on a GPU)")
+    parser.add_argument("--workers", type=int, metavar="N", help="trainings side by side (default: one for each CPU "
+                        "core; one on a GPU)")
     parser.add_argument("--all", action="store_true", help="the walk-through notebooks too")
     parser.add_argument("--force", action="store_true", help="run notebooks even if nothing changed")
     parser.add_argument("--fresh", action="store_true", help="train anew what comes with the package, too (hours)")
-    parser.add_argument("--list", action="store_true", help="what is stored, of which tier, and whether it matches the present code; runs nothing")
-    parser.add_argument("--dry-run", action="store_true", help="which runs would be trained, and for about how long; runs nothing")
+    parser.add_argument("--list", action="store_true", help="what is stored, of which tier, and whether it matches the "
+                        "present code; runs nothing")
+    parser.add_argument("--dry-run", action="store_true", help="which runs would be trained, and for about how long; "
+                        "runs nothing")
     a = parser.parse_args(args)
-    if a.fresh: os.environ["DGNET_FRESH"] = "1"   # for this process and those it starts
+    # for this process and those it starts
+    if a.fresh:
+        os.environ["DGNET_FRESH"] = "1"
     try:
-        if a.workers is not None and a.workers < 1: raise ValueError(f"--workers {a.workers}: give 1 or more")
-        if a.list: print(stored(a.tier, choose_notebooks(a.only, a.skip), parse_paths(a.data)).to_string(index=False))
-        elif a.dry_run: print(forecast(plan_runs(choose_notebooks(a.only, a.skip), a.tier, parse_paths(a.data)), a.tier))
+        if a.workers is not None and a.workers < 1:
+            raise ValueError(f"--workers {a.workers}: give 1 or more")
+        if a.list:
+            print(stored(a.tier, choose_notebooks(a.only, a.skip), parse_paths(a.data)).to_string(index=False))
+        elif a.dry_run:
+            print(forecast(plan_runs(choose_notebooks(a.only, a.skip), a.tier, parse_paths(a.data)), a.tier))
         elif failed := reproduce(a.tier, a.only, parse_paths(a.data), a.force, a.skip, a.all, a.workers):
             print("failed:", *failed, sep="\n  ", file=sys.stderr)
             return 1

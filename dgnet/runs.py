@@ -55,17 +55,24 @@ def is_real(
     return cfg.source != "synthetic"
 
 def for_all() -> dict:
-    "Fields that `DGNET_SET`, a JSON object, changes in every run, say for a shorter schedule. Raises ValueError when it is none."
-    try: found = json.loads(os.environ.get("DGNET_SET") or "{}")
-    except ValueError as e: raise ValueError(f"DGNET_SET={os.environ['DGNET_SET']}: not JSON ({e}). Write it like {{\"n_iter\": 3000}}") from None
-    if not isinstance(found, dict): raise ValueError(f"DGNET_SET={os.environ['DGNET_SET']}: write an object of fields, like {{\"n_iter\": 3000}}")
+    """Fields that `DGNET_SET`, a JSON object, changes in every run, say for a shorter schedule. Raises ValueError when
+    it is none."""
+    try:
+        found = json.loads(os.environ.get("DGNET_SET") or "{}")
+    except ValueError as e:
+        raise ValueError(
+            f"DGNET_SET={os.environ['DGNET_SET']}: not JSON ({e}). Write it like {{\"n_iter\": 3000}}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"DGNET_SET={os.environ['DGNET_SET']}: write an object of fields, like {{\"n_iter\": 3000}}")
     return found
 
-def asked_config(tier: str = "mini", dataset: str = "market", recipe: str = "official", real: bool = False, **changes) -> Config:
+def asked_config(tier: str = "mini", dataset: str = "market", recipe: str = "official", real: bool = False,
+                 **changes) -> Config:
     "`make_config`, under it what `DGNET_SET` changes in every run; what a run itself changes wins."
     return make_config(tier, dataset, recipe, real, **{**for_all(), **changes})
 
 @lru_cache(maxsize=8)
+# strangers lie in Market-1501's layout
 def _loaded(dataset: str, path: str) -> ReidData:   # strangers lie in Market-1501's layout
     return load_dataset("market" if dataset == "strangers" else dataset, path)._replace(name=dataset)
 
@@ -74,11 +81,17 @@ def get_data(
     path: str | Path | None = None,  # folder of the real dataset; None renders the synthetic one
     report: Callable[[int, int], None] | None = None,  # while rendering: photos done, photos in all
 ) -> ReidData:
-    "A dataset: the folder that was given, without the people that `hold_out` sets aside; else a synthetic world, rendered on first use into local/data."
-    if path: return holdout(_loaded(cfg.dataset, str(path)), cfg.hold_out) if cfg.hold_out else _loaded(cfg.dataset, str(path))
-    if cfg.dataset not in WORLDS: raise ValueError(f"there is no synthetic {cfg.dataset}; there are {', '.join(WORLDS)}. For real photos give --data {cfg.dataset}=FOLDER")
-    sizes = dict(n_train_ids=cfg.people, n_test_ids=cfg.test_people, n_val_ids=cfg.val_people, images_per_id=cfg.shots, test_images_per_id=cfg.test_shots,
-                 train_cameras=cfg.cameras, height=cfg.height, width=cfg.width, seed=0)
+    """A dataset: the folder that was given, without the people that `hold_out` sets aside; else a synthetic world,
+    rendered on first use into local/data."""
+    if path:
+        return holdout(_loaded(cfg.dataset, str(path)), cfg.hold_out) if cfg.hold_out else _loaded(cfg.dataset,
+                                                                                                   str(path))
+    if cfg.dataset not in WORLDS:
+        raise ValueError(f"there is no synthetic {cfg.dataset}; there are {', '.join(WORLDS)}. For real photos give "
+                         f"--data {cfg.dataset}=FOLDER")
+    sizes = dict(n_train_ids=cfg.people, n_test_ids=cfg.test_people, n_val_ids=cfg.val_people, images_per_id=cfg.shots,
+                 test_images_per_id=cfg.test_shots, train_cameras=cfg.cameras, height=cfg.height, width=cfg.width,
+                 seed=0)
     folder = LOCAL / "data" / f"{cfg.dataset}-{short_hash({**sizes, 'version': RENDER_VERSION}, 8)}"
     return _loaded(cfg.dataset, str(write_domain(cfg.dataset, folder, **sizes, report=report)))
 
@@ -87,11 +100,14 @@ def with_source(
     data: ReidData,            # what was found in the folder
     path: str | Path | None,   # as in `get_data`
 ) -> Config:
-    "The configuration with a word on where its photos come from: for a real folder, its counts and a hash of its files' names, labels and sizes (never its path)."
+    """The configuration with a word on where its photos come from: for a real folder, its counts and a hash of its
+    files' names, labels and sizes (never its path)."""
     if not path: return cfg
-    rows = [[os.path.relpath(p, data.root), p.stat().st_size, int(i), int(c)] for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)]
+    rows = [[os.path.relpath(p, data.root), p.stat().st_size, int(i), int(c)] for s in data.splits for p, i,
+            c in zip(s.paths, s.ids, s.cams)]
     kind = "rendered" if (data.root / "factors.csv").is_file() else "real"
-    return replace(cfg, source=f"{kind}: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery (files {short_hash(rows, 8)})")
+    return replace(cfg, source=f"{kind}: {data.train.n} train, {data.query.n} query, {data.gallery.n} gallery (files "
+                   f"{short_hash(rows, 8)})")
 
 # %% ../nbs/41_runs.ipynb #62e4e261
 _PHOTOS: dict = {}
@@ -102,7 +118,8 @@ def load_split(
 ) -> torch.Tensor:
     "A split's photos in memory as uint8 `n 3 h w`; read once per process."
     key = (hash(tuple(map(str, split.paths))), cfg.height, cfg.width)
-    if key not in _PHOTOS: _PHOTOS[key] = load_images(split, cfg.height, cfg.width)
+    if key not in _PHOTOS:
+        _PHOTOS[key] = load_images(split, cfg.height, cfg.width)
     return _PHOTOS[key]
 
 # %% ../nbs/41_runs.ipynb #69f5483a
@@ -123,13 +140,16 @@ def _marks(cfg: Config) -> list[int]:
     return [cfg.n_iter * k // n for k in range(1, n + 1)]
 
 def _mark(state: TrainState, data: ReidData, folder: Path, it: int) -> None:
-    "One point of the learning curve, `curve.csv`: rank-1 and mAP on the test people, with the running batch norm statistics. It does not touch training."
+    """One point of the learning curve, `curve.csv`: rank-1 and mAP on the test people, with the running batch norm
+    statistics. It does not touch training."""
     path = folder / "curve.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     if state.it != it or any(r["it"] == it for r in rows): return
     r = evaluate(state.model.E_a, data.query, data.gallery, state.cfg, ("prim", "fine", "both"))
-    rows.append({"it": it, "seconds": state.seconds, **{f"{h} {m}": getattr(v, m) for h, v in r.items() for m in ("rank1", "mAP")}})
-    with naming_write_errors(path): pd.DataFrame(rows).to_csv(path, index=False)
+    rows.append({"it": it, "seconds": state.seconds, **{f"{h} {m}": getattr(v, m) for h, v in r.items()
+                                                        for m in ("rank1", "mAP")}})
+    with naming_write_errors(path):
+        pd.DataFrame(rows).to_csv(path, index=False)
 
 # %% ../nbs/41_runs.ipynb #9b7036bc
 class WeakTeacher(RuntimeError):
@@ -142,32 +162,40 @@ def check_teacher(
 ) -> None:
     "Refuse a teacher that is far below what its validation should give. Raises WeakTeacher with the remedy."
     if score >= cfg.teacher_gate: return
-    raise WeakTeacher(f"the teacher's rank-1 on {where} is {score:.1%}, below the {cfg.teacher_gate:.0%} this tier asks for: DG-Net would learn from a bad "
-                      f"opinion. Train it longer (teacher_iter, now {cfg.teacher_iter}), check the photos' labels, or lower teacher_gate if you know why.")
+    raise WeakTeacher(f"the teacher's rank-1 on {where} is {score:.1%}, below the {cfg.teacher_gate:.0%} this tier "
+                      "asks for: DG-Net would learn from a bad " "opinion. Train it longer (teacher_iter, now "
+                      f"{cfg.teacher_iter}), check the photos' labels, or lower teacher_gate if you know why.")
 
 # %% ../nbs/41_runs.ipynb #673462c5
 def read_done(folder: Path) -> dict | None:
-    "What a finished run noted when it ended; None when it has not ended. Raises ValueError naming a file that cannot be read."
+    """What a finished run noted when it ended; None when it has not ended. Raises ValueError naming a file that cannot
+    be read."""
     path = folder / "done.json"
-    try: return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError as e: raise ValueError(f"{path}: not readable ({e}). Delete that folder, and the run is trained again") from None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as e:
+        raise ValueError(f"{path}: not readable ({e}). Delete that folder, and the run is trained again") from None
 
 def write_done(folder: Path, about: dict) -> dict:
     "Note that a run has ended: written last, whole or not at all."
     temporary = folder / "done.json.tmp"
-    with naming_write_errors(folder / "done.json"): temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8"); temporary.replace(folder / "done.json")
+    with naming_write_errors(folder / "done.json"):
+        temporary.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.replace(folder / "done.json")
     return about
 
 def find_folder(
     name: str,   # of a run, a teacher
 ) -> Path:
-    "Where a run lies: with the package, if it was shipped and `DGNET_FRESH` is not set; else in local/runs, whether it is there yet or not."
+    """Where a run lies: with the package, if it was shipped and `DGNET_FRESH` is not set; else in local/runs, whether
+    it is there yet or not."""
     shipped = WEIGHTS / name
     return shipped if (shipped / "done.json").exists() and not os.environ.get("DGNET_FRESH") else LOCAL / "runs" / name
 
 def teacher_folder(cfg: Config) -> Path:
     "Where a configuration's teacher lives."
-    return find_folder(f"{cfg.dataset}-{cfg.tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}")
+    return find_folder(
+        f"{cfg.dataset}-{cfg.tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}")
 
 # %% ../nbs/41_runs.ipynb #673462c6
 class Teacher(NamedTuple):
@@ -189,14 +217,18 @@ def get_teacher(
         if about is None:
             labels = torch.from_numpy(relabel(data.train.ids))
             began, start = time.monotonic(), get_start(cfg).backbone if cfg.ea_init == "rendered" else None
-            net = train_teacher(load_split(data.train, cfg), labels, cfg, folder, report, default_device(), save_every=save_every, start=start)
-            save_weights(net, folder / "teacher.safetensors", torch.float16)   # half precision, read back: whoever has the file has the very teacher that the run had
+            net = train_teacher(load_split(data.train, cfg), labels, cfg, folder, report, default_device(),
+                                save_every=save_every, start=start)
+            # half precision, read back: whoever has the file has the very teacher that the run had
+            save_weights(net, folder / "teacher.safetensors", torch.float16)
             load_weights(net, folder / "teacher.safetensors")
             val = (data.val_query, data.val_gallery) if data.val_query is not None else (data.query, data.gallery)
             r = evaluate(net, *val, cfg)["both"]
-            about = write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": r.rank1, "mAP": r.mAP,
-                                     "ranked": f"{val[0].name} against {val[1].name}", "config": part})
-        else: load_weights(net, folder / "teacher.safetensors")
+            about = write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()),
+                                        "rank1": r.rank1, "mAP": r.mAP,
+                                        "ranked": f"{val[0].name} against {val[1].name}", "config": part})
+        else:
+            load_weights(net, folder / "teacher.safetensors")
     check_teacher(about["rank1"], cfg, about["ranked"])
     return Teacher(net.to(default_device(), memory_format=torch.channels_last).eval(), about)
 
@@ -215,15 +247,18 @@ def starts_from(
     cfg: Config,
 ) -> dict[str, str]:
     "For the provenance of an artefact: what E_a and G were before this run."
-    said = {"imagenet": "ImageNet", "rendered": f"the teacher, which started from {RENDERED}", "teacher": "the teacher, which started from random weights", "random": "random weights"}
-    return {"E_a starts from": said[cfg.ea_init], "E_s, G and D start from": RENDERED if cfg.g_init == "rendered" else "random weights"}
+    said = {"imagenet": "ImageNet", "rendered": f"the teacher, which started from {RENDERED}",
+            "teacher": "the teacher, which started from random weights", "random": "random weights"}
+    return {"E_a starts from": said[cfg.ea_init], "E_s, G and D start from": RENDERED if cfg.g_init == "rendered"
+            else "random weights"}
 
 def _metrics(state: TrainState, data: ReidData, last: dict) -> dict:
     "What goes into the model's file: the last losses, and re-id on validation people where the dataset has them."
     found = {"losses": last}
     if data.val_query is None: return found
     r = evaluate(state.model.E_a, data.val_query, data.val_gallery, state.cfg, ("prim", "fine", "both"))
-    return found | {"ranked": f"{data.val_query.name} against {data.val_gallery.name}", **{h: {"rank1": v.rank1, "mAP": v.mAP} for h, v in r.items()}}
+    return found | {"ranked": f"{data.val_query.name} against {data.val_gallery.name}",
+                    **{h: {"rank1": v.rank1, "mAP": v.mAP} for h, v in r.items()}}
 
 def _peak_memory() -> int:
     if torch.cuda.is_available(): return round(torch.cuda.max_memory_allocated() / 2**20)
@@ -231,17 +266,24 @@ def _peak_memory() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 # %% ../nbs/41_runs.ipynb #2b6c5399
-FIELDS_AFTER_WARM_UP = ("alpha", "feed", "soft_label", "teacher_train")   # fields that count only once the warm-up is over
+# fields that count only once the warm-up is over
+FIELDS_AFTER_WARM_UP = ("alpha", "feed", "soft_label", "teacher_train")
 
 def prefix_folder(cfg: Config) -> Path:
     "Where the part of a run lies that it shares with all runs that differ in LATER only."
-    shared = {k: v for k, v in asdict(cfg).items() if k not in FIELDS_AFTER_WARM_UP} | ({"start": strangers_key(cfg)} if strangers_key(cfg) else {})
+    shared = {k: v for k, v in asdict(cfg).items() if k not in FIELDS_AFTER_WARM_UP} | ({"start": strangers_key(cfg)}
+                                                                                        if strangers_key(cfg) else {})
     return LOCAL / "runs" / f"{cfg.dataset}-{cfg.tier}-start-{short_hash({'version': RUN_VERSION, **shared})}"
 
-def _trainers(processes: SingleProcess) -> dict: return {"processes": processes.count} if processes.count > 1 else {}
+def _trainers(processes: SingleProcess) -> dict:
+    return {"processes": processes.count} if processes.count > 1 else {}
 
 def _copy_log(source: Path, target: Path) -> None:
-    if (source / "log.csv").exists(): shutil.copy(source / "log.csv", target / "log.csv")   # a short first part may have written no row
+    # a short first part may have written no row
+    # a short first part may have written no row
+    # a short first part may have written no row
+    # a short first part may have written no row
+    if (source / "log.csv").exists(): shutil.copy(source / "log.csv", target / "log.csv")
 
 def _train_prefix(state: TrainState, *training, folder: Path, report, save_every: float) -> None:
     "Up to the warm-up: trained, and left for others, or taken over from another."
@@ -251,12 +293,16 @@ def _train_prefix(state: TrainState, *training, folder: Path, report, save_every
     start.mkdir(parents=True, exist_ok=True)
     def take_over() -> None:
         if not read_done(start) or own.exists(): return
-        state.load_state_dict(torch.load(start / "state.pt", map_location="cpu", weights_only=True) | {"key": run_key(cfg)})
-        _copy_log(start, folder); save_state(state, own)
+        state.load_state_dict(torch.load(start / "state.pt", map_location="cpu", weights_only=True)
+                              | {"key": run_key(cfg)})
+        _copy_log(start, folder)
+        save_state(state, own)
     def leave() -> None:
         if state.it != first or read_done(start): return
-        _copy_log(folder, start); save_state(state, start / "state.pt")
-        write_done(start, {"iterations": first, "config": asdict(cfg), "seconds": state.seconds, **_trainers(state.processes)})
+        _copy_log(folder, start)
+        save_state(state, start / "state.pt")
+        write_done(start, {"iterations": first, "config": asdict(cfg), "seconds": state.seconds,
+                           **_trainers(state.processes)})
     with state.processes.lock(start / "lock"):
         state.processes.on_main(take_over)
         fit(state, *training, folder, report, save_every=save_every, stop_at=first)
@@ -268,7 +314,8 @@ def generate_training_set(
     cfg: Config,       # size, seed
     copies: int = 4,   # images for each training photo's appearance
 ) -> GeneratedBatch:
-    "What a finished generator makes of the training set: every photo's appearance on the structures of `copies` random photos (§4.6), as bytes."
+    """What a finished generator makes of the training set: every photo's appearance on the structures of `copies`
+    random photos (§4.6), as bytes."""
     images, y = load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     i = torch.arange(len(y)).repeat(copies)
     j = torch.randint(len(y), (len(i),), generator=torch.Generator().manual_seed(cfg.seed))
@@ -277,14 +324,19 @@ def generate_training_set(
 # %% ../nbs/41_runs.ipynb #4290acc1
 def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float, processes: SingleProcess) -> None:
     device = default_device()
-    teacher = get_teacher(cfg, data, report, save_every)   # of several processes one trains it, and the others wait for its lock
-    store = generate_training_set(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every, processes) / "model.safetensors", device), data, cfg) if cfg.offline else None
+    # of several processes one trains it, and the others wait for its lock
+    teacher = get_teacher(cfg, data, report, save_every)
+    store = generate_training_set(DGNet.load(_trained(replace(cfg, offline=False), data, report, save_every,
+                                                      processes) / "model.safetensors", device), data,
+                                  cfg) if cfg.offline else None
     images, labels = load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
     maker = get_start(cfg).generator if cfg.g_init == "rendered" else None
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, device, processes, maker)
     teacher.net.train(cfg.teacher_train)
     _train_prefix(state, teacher.net, images, labels, folder=folder, report=report, save_every=save_every)
-    for stop in _marks(cfg): _mark(fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store, stop_at=stop), data, folder, stop)
+    for stop in _marks(cfg):
+        _mark(fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store, stop_at=stop),
+              data, folder, stop)
     fit(state, teacher.net, images, labels, folder, report, save_every=save_every, store=store)
     teacher.net.eval()
     processes.on_main(lambda: _conclude(state, teacher, data, images, folder))
@@ -295,11 +347,13 @@ def _conclude(state: TrainState, teacher: Teacher, data: ReidData, images: torch
     state.model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
     state.model.metrics = _metrics(state, data, pd.read_csv(folder / "log.csv").iloc[-1].dropna().to_dict())
     state.model.eval().save(folder / "model.safetensors", key=run_key(cfg), iterations=state.it)
-    write_done(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"], "device": device_name(state.device), "arithmetic": arithmetic(state.device), "config": asdict(cfg),
-                     "peak_memory_mb": _peak_memory(), **_trainers(state.processes)})
+    write_done(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"],
+                        "device": device_name(state.device), "arithmetic": arithmetic(state.device),
+                        "config": asdict(cfg), "peak_memory_mb": _peak_memory(), **_trainers(state.processes)})
     (folder / "state.pt").unlink(missing_ok=True)
 
-def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0, processes: SingleProcess = SINGLE_PROCESS) -> Path:
+def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0,
+             processes: SingleProcess = SINGLE_PROCESS) -> Path:
     "The folder of a finished run; trains it if it is not."
     folder = find_folder(run_key(cfg))
     processes.check_batch(cfg)
@@ -318,7 +372,8 @@ def get_run(
     report: Callable[[Progress, dict], None] | None = None,  # told how far it is
     **changes,                       # any field of Config: an ablation
 ) -> Run:
-    "A run by its configuration: found, resumed or trained. Safe to call from two processes at once: the second one waits."
+    """A run by its configuration: found, resumed or trained. Safe to call from two processes at once: the second one
+    waits."""
     cfg = asked_config(tier, dataset, recipe, path is not None, **changes)
     data = get_data(cfg, path)
     return run_on(with_source(cfg, data, path), data, report)
@@ -328,7 +383,8 @@ def run_on(
     data: ReidData,
     report: Callable[[Progress, dict], None] | None = None,
     save_every: float = 60.0,   # seconds between checkpoints
-    processes: SingleProcess = SINGLE_PROCESS,   # who trains together, see `parallel.init_processes`; all of them call this, and all get the run
+    # who trains together, see `parallel.init_processes`; all of them call this, and all get the run
+    processes: SingleProcess = SINGLE_PROCESS,
 ) -> Run:
     "The run of a configuration on photos that are at hand: what `get_run` does once it has found them."
     folder = _trained(cfg, data, report, save_every, processes)
@@ -336,9 +392,11 @@ def run_on(
     log = pd.read_csv(folder / "log.csv")
     facts = {k: about[k] for k in ("seconds", "teacher_seconds", "device", "peak_memory_mb")}
     facts |= {k: about[k] for k in ("processes",) if k in about}   # several
-    facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": recipe_words(cfg), "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.n_iter,
-              **starts_from(cfg), "precision": cfg.precision, "teacher_rank1": teacher.about["rank1"]}
-    if for_all(): facts["changed in every run"] = for_all()
+    facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": recipe_words(cfg), "seed": cfg.seed,
+              "run": run_key(cfg), "iterations": cfg.n_iter, **starts_from(cfg), "precision": cfg.precision,
+              "teacher_rank1": teacher.about["rank1"]}
+    if for_all():
+        facts["changed in every run"] = for_all()
     model = DGNet.load(folder / "model.safetensors", default_device())
     return Run(cfg, data, model, teacher.net, log, folder, facts)
 
@@ -352,10 +410,12 @@ def get_start(
     cfg: Config,   # `ea_init` or `g_init` is `rendered`
     report: Callable[[Progress, dict], None] | None = None,  # told how far it is
 ) -> Start:
-    "The backbone and the generator that rendered strangers have taught, from one and the same run: shipped, found, or trained now."
+    """The backbone and the generator that rendered strangers have taught, from one and the same run: shipped, found, or
+    trained now."""
     strangers = strangers_config(cfg)
     folder = find_folder(run_key(strangers))
-    if not read_done(folder): folder = _trained(strangers, get_data(strangers), report)
+    if not read_done(folder):
+        folder = _trained(strangers, get_data(strangers), report)
     model = DGNet.load(folder / "model.safetensors")
     return Start(model.E_a.backbone, model.generator_state())
 
@@ -373,25 +433,30 @@ def _train_gan(cfg: Config, data: ReidData, folder: Path, report) -> dict:
     labels, began = torch.from_numpy(relabel(data.train.ids)), time.monotonic()
     net = train_gan(cfg.method, load_split(data.train, cfg), labels, joints, cfg, folder, report, default_device())
     save_state(net, folder / "rival.pt")
-    return write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()), "config": asdict(cfg)})
+    return write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()),
+                               "config": asdict(cfg)})
 
 def get_gan(
     tier: str = "mini",              # as in `get_run`
     dataset: str = "market",
     kind: str = "lsgan",             # lsgan or pose
     report: Callable[[Progress, dict], None] | None = None,  # told how far it is
-    path: str | Path | None = None,  # folder of the real dataset; only for kind="lsgan", since photographs have no joints
+    # folder of the real dataset; only for kind="lsgan", since photographs have no joints
+    path: str | Path | None = None,
     **changes,                       # any field of Config
 ) -> GanRun:
-    "Another generator by its configuration: found, resumed or trained. Raises ValueError for a kind that there is not, and for `pose` on photographs."
+    """Another generator by its configuration: found, resumed or trained. Raises ValueError for a kind that there is
+    not, and for `pose` on photographs."""
     cfg = asked_config(tier, dataset, real=path is not None, **{**changes, "method": kind})
     net, data = make_gan(kind, cfg), get_data(cfg, path)
     cfg = with_source(cfg, data, path)
     folder = find_folder(run_key(cfg))
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"): about = read_done(folder) or _train_gan(cfg, data, folder, report)
+    with FileLock(folder / "lock"):
+        about = read_done(folder) or _train_gan(cfg, data, folder, report)
     net.load_state_dict(torch.load(folder / "rival.pt", map_location="cpu", weights_only=True))
-    facts = {"seconds": about["seconds"], "device": about["device"], "dataset": cfg.dataset, "source": cfg.source, "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.rival_iter}
+    facts = {"seconds": about["seconds"], "device": about["device"], "dataset": cfg.dataset, "source": cfg.source,
+             "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.rival_iter}
     return GanRun(cfg, data, net.to(default_device(), memory_format=torch.channels_last).eval(), folder, facts)
 
 # %% ../nbs/41_runs.ipynb #c8d2ea02
@@ -404,8 +469,10 @@ def get_bound(
     run: Run,   # on rendered people
     report: Callable[[Progress, dict], None] | None = None,  # told how far it is
 ) -> Bound:
-    "The bound of a run (see `bound`): found, resumed or trained. Raises ValueError for photographs, whose true swaps nobody knows."
-    if is_real(run.config): raise ValueError(f"{run.data.root}: photographs have no true swap, so there is no bound for them")
+    """The bound of a run (see `bound`): found, resumed or trained. Raises ValueError for photographs, whose true swaps
+    nobody knows."""
+    if is_real(run.config):
+        raise ValueError(f"{run.data.root}: photographs have no true swap, so there is no bound for them")
     cfg = replace(run.config, method="bound")
     folder = find_folder(run_key(cfg))
     if not read_done(folder): folder.mkdir(parents=True, exist_ok=True)
@@ -415,8 +482,10 @@ def get_bound(
             factors = read_factors(run.data.root).lookup(run.data.train.paths)
             model = train_bound(state, draw_true_swaps(load_split(run.data.train, cfg), *factors, cfg), folder, report)
             model.save(folder / "bound.safetensors", key=run_key(cfg), iterations=state.it)
-            write_done(folder, {"seconds": state.seconds, "device": device_name(state.device), "iterations": state.it, "config": asdict(cfg)})
-    return Bound(DGNet.load(folder / "bound.safetensors", default_device()), {k: v for k, v in read_done(folder).items() if k != "config"})
+            write_done(folder, {"seconds": state.seconds, "device": device_name(state.device), "iterations": state.it,
+                                "config": asdict(cfg)})
+    return Bound(DGNet.load(folder / "bound.safetensors", default_device()), {k: v for k, v in read_done(folder).items()
+                                                                              if k != "config"})
 
 # %% ../nbs/41_runs.ipynb #7d5d7e6b
 def true_swaps(
@@ -424,18 +493,23 @@ def true_swaps(
     n: int = 128,    # pairs of different people
     seed: int = 0,
 ) -> SwapTruth:
-    "Pairs of people never seen in training, with the true render of each swap. Raises ValueError for real photos: nobody knows their true swap."
-    if is_real(run.config): raise ValueError(f"{run.data.root}: photographs have no true swap; only synthetic data can be checked against one")
+    """Pairs of people never seen in training, with the true render of each swap. Raises ValueError for real photos:
+    nobody knows their true swap."""
+    if is_real(run.config):
+        raise ValueError(f"{run.data.root}: photographs have no true swap; only synthetic data can be checked against "
+                         "one")
     cfg, gallery = run.config, run.data.gallery
     split = gallery.take(gallery.ids > 0)
     appearance, structure = read_factors(run.data.root).lookup(split.paths)
-    return swap_truth(load_split(gallery, cfg)[torch.from_numpy(gallery.ids > 0)], split.ids, appearance, structure, random_pairs(split.ids, n, seed), (cfg.height, cfg.width))
+    return swap_truth(load_split(gallery, cfg)[torch.from_numpy(gallery.ids > 0)], split.ids, appearance, structure,
+                      random_pairs(split.ids, n, seed), (cfg.height, cfg.width))
 
 # %% ../nbs/41_runs.ipynb #6e5b047a
 def _drawn_queries(query: Split, seed: int, n: int) -> list[int]:
     rng = torch.Generator().manual_seed(seed)
     people = torch.from_numpy(query.people)
-    own = [(query.ids == person).nonzero()[0] for person in people[torch.randperm(len(people), generator=rng)[:n]].tolist()]
+    own = [(query.ids == person).nonzero()[0] for person in people[torch.randperm(len(people),
+                                                                                  generator=rng)[:n]].tolist()]
     return [int(rows[torch.randint(len(rows), (), generator=rng)]) for rows in own]
 
 def sample_test_people(
@@ -451,8 +525,11 @@ def true_grid(
     seed: int = 0,   # as in `sample_test_people`
     n: int = 7,
 ) -> torch.Tensor:
-    "What the grid of `sample_test_people` should be, in [0, 1]: `n n 3 h w`, row appearance, column structure. Raises ValueError for photographs."
-    if is_real(run.config): raise ValueError(f"{run.data.root}: photographs have no true swap; only synthetic data can be checked against one")
+    """What the grid of `sample_test_people` should be, in [0, 1]: `n n 3 h w`, row appearance, column structure. Raises
+    ValueError for photographs."""
+    if is_real(run.config):
+        raise ValueError(f"{run.data.root}: photographs have no true swap; only synthetic data can be checked against "
+                         "one")
     query, cfg = run.data.query, run.config
     a, s = read_factors(run.data.root).lookup([query.paths[k] for k in _drawn_queries(query, seed, n)])
     image = render(*cross(a, s), cfg.height, cfg.width).image
@@ -464,22 +541,31 @@ def swap_grid_figure(
     grid: torch.Tensor,    # "n n 3 h w" row: appearance, column: structure
     truth: torch.Tensor | None = None,  # the same from the renderer: drawn beside it
 ):
-    "The paper's Figure 1: sources on top and on the left, every combination between them; and what the combinations should be."
+    """The paper's Figure 1: sources on top and on the left, every combination between them; and what the combinations
+    should be."""
     import matplotlib.pyplot as plt
     n, h, w = len(x), x.shape[-2], x.shape[-1]
     grids = [grid.cpu()] if truth is None else [grid.cpu(), truth]
     columns = 1 + n * len(grids)
-    fig, axes = plt.subplots(n + 1, columns, figsize=(0.6 * columns, 0.6 * (n + 1) * h / w), gridspec_kw=dict(wspace=0.04, hspace=0.04))
+    fig, axes = plt.subplots(n + 1, columns, figsize=(0.6 * columns, 0.6 * (n + 1) * h / w),
+                             gridspec_kw=dict(wspace=0.04, hspace=0.04))
     def show(ax, image, source: bool):
         ax.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-        for side in ax.spines.values(): side.set_visible(source); side.set_color("#888888")
-    for ax in axes.flat: ax.set_xticks([]); ax.set_yticks([]); ax.grid(False)
+        for side in ax.spines.values():
+            side.set_visible(source)
+            side.set_color("#888888")
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(False)
     for r in range(n):
         show(axes[r + 1, 0], x[r], True)
         for g, pictures in enumerate(grids):
             show(axes[0, 1 + g * n + r], x[r], True)
             for c in range(n): show(axes[r + 1, 1 + g * n + c], pictures[r, c], False)
-    axes[0, 0].text(0.5, 0.5, "structure\n→\n\nappearance\n↓", ha="center", va="center", transform=axes[0, 0].transAxes, fontsize=5)
+    axes[0, 0].text(0.5, 0.5, "structure\n→\n\nappearance\n↓", ha="center", va="center", transform=axes[0, 0].transAxes,
+                    fontsize=5)
     for side in axes[0, 0].spines.values(): side.set_visible(False)
-    for g, title in enumerate(("generated", "the truth, rendered")[:len(grids)] if truth is not None else ()): axes[0, 1 + g * n + n // 2].set_title(title, fontsize=8)
+    for g, title in enumerate(("generated", "the truth, rendered")[:len(grids)] if truth is not None else ()):
+        axes[0, 1 + g * n + n // 2].set_title(title, fontsize=8)
     return fig

@@ -67,14 +67,21 @@ def _flat(root: Path, photos: list) -> Gallery:
     "A folder of photos that is no dataset."
     labels = [parse_name(p.name) for p in photos]
     n = sum(l is not None for l in labels)
-    if n == len(photos): return Gallery(root, "names", make_split(photos, labels, "gallery"), dict(zip(photos, labels)), ("people and cameras are read from the file names",))
-    note = "the photos have no labels, so nobody knows which answers are right" + (f" ({n} of {len(photos)} file names look as if they had one; all must)" if n else "")
+    if n == len(photos):
+        return Gallery(root, "names", make_split(photos, labels, "gallery"), dict(zip(photos, labels)),
+                       ("people and cameras are read from the file names",))
+    note = "the photos have no labels, so nobody knows which answers are right" + (f" ({n} of {len(photos)} file names "
+                                                                                   "look as if they had one; all must)"
+                                                                                   if n else "")
     return Gallery(root, "flat", make_split(photos, [Label(0, -1)] * len(photos), "gallery"), {}, (note,))
 
 def _no_dataset(path: Path) -> bool:
-    try: detect_layout(path)
-    except FileNotFoundError: return True
-    except (OSError, ValueError): return False   # there is one, and `open_dataset` says what is wrong with it
+    try:
+        detect_layout(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
     return False
 
 def open_gallery(
@@ -83,19 +90,26 @@ def open_gallery(
 ) -> Gallery:
     "Read names, not pixels; the folder is never written to. Raises OSError or ValueError naming path and remedy."
     path = Path(path).expanduser()
-    try: entries = sorted(path.iterdir()) if path.is_dir() else []
-    except PermissionError: entries = []   # `open_dataset` says so
+    try:
+        entries = sorted(path.iterdir()) if path.is_dir() else []
+    except PermissionError:
+        entries = []
     loose = [p for p in entries if is_photo(p.name) and p.is_file()]
     if name is None and entries and _no_dataset(path):
         if loose: return _flat(path, loose)
-        raise FileNotFoundError(f"{path}: neither photos nor a known dataset in it. Give a folder of photos, one with a folder for each person, or a dataset's")
+        raise FileNotFoundError(f"{path}: neither photos nor a known dataset in it. Give a folder of photos, one with "
+                                "a folder for each person, or a dataset's")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         data = open_dataset(path, name)
     split = data.gallery if data.gallery.n else data.train._replace(name="gallery")
-    notes = [str(w.message) for w in said] + ([] if data.gallery.n else ["there is no gallery split, so all photos are searched"])
-    if loose and data.root == path and data.name == "folder": notes.append(f"{len(loose)} photos lie beside the people's folders and are passed over")
-    if data.name == "csv": data = data._replace(root=data.root.resolve())   # its photos may lie anywhere
+    notes = [str(w.message) for w in said] + ([] if data.gallery.n else ["there is no gallery split, so all photos are "
+                                                                         "searched"])
+    if loose and data.root == path and data.name == "folder":
+        notes.append(f"{len(loose)} photos lie beside the people's folders and are passed over")
+    # its photos may lie anywhere
+    if data.name == "csv":
+        data = data._replace(root=data.root.resolve())
     def place(p: Path) -> Path: return p.resolve() if data.name == "csv" else p
     known = {place(p): Label(int(i), int(c)) for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)}
     split = split._replace(paths=[place(p) for p in split.paths])
@@ -117,8 +131,10 @@ def _place(path: Path, root: Path) -> Path:
 
 def _label(path: Path, gallery: Gallery) -> tuple[Label | None, str]:
     if not gallery.labelled: return None, "the gallery has no labels"
-    if (place := _place(path, gallery.root)) in gallery.known: return gallery.known[place], "a photo of the dataset"
-    if gallery.layout in _NAMED and (label := parse_name(path.name)): return label, "by its file name"
+    if (place := _place(path, gallery.root)) in gallery.known:
+        return gallery.known[place], "a photo of the dataset"
+    if gallery.layout in _NAMED and (label := parse_name(path.name)):
+        return label, "by its file name"
     return None, "neither a photo of the dataset nor a name that says who it is; --id NUMBER tells"
 
 # %% ../nbs/53_search.ipynb #198cbd2e
@@ -128,22 +144,31 @@ def identify(
     id: int | None = None,    # the person, if the caller knows
     cam: int | None = None,   # its camera, if the caller knows
 ) -> Query:
-    "Whom a query shows: told, by the dataset, or by its name. Raises OSError for a missing photo, ValueError for a label that cannot be used."
+    """Whom a query shows: told, by the dataset, or by its name. Raises OSError for a missing photo, ValueError for a
+    label that cannot be used."""
     path = Path(path).expanduser()
-    if path.is_dir(): raise IsADirectoryError(f"{path}: a folder, where a query photo is expected. Give the photo, or several")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, where a query photo is expected. Give the photo, or several")
     if not path.exists(): raise FileNotFoundError(f"{path}: no such photo. Check the path")
     if id is not None and id < 1: raise ValueError(f"--id {id}: people are numbered from 1")
     if cam is not None and cam < 0: raise ValueError(f"--cam {cam}: cameras are numbered from 0")
-    if id is not None and not gallery.labelled: raise ValueError(f"--id {id}: the photos in {gallery.root} have no labels, so it cannot be looked up. Leave it out")
-    if cam is not None and not gallery.cameras: raise ValueError(f"--cam {cam}: the cameras of {gallery.root} are not all known, so it has no use. Leave it out")
+    if id is not None and not gallery.labelled:
+        raise ValueError(f"--id {id}: the photos in {gallery.root} have no labels, so it cannot be looked up. Leave it "
+                         "out")
+    if cam is not None and not gallery.cameras:
+        raise ValueError(
+            f"--cam {cam}: the cameras of {gallery.root} are not all known, so it has no use. Leave it out")
     label, said = _label(path, gallery)
-    if id is not None: label, said = Label(id, label.cam if label and label.id == id else -1), "as told"
+    if id is not None:
+        label, said = Label(id, label.cam if label and label.id == id else -1), "as told"
     if cam is not None:
-        if label is None: raise ValueError(f"--cam {cam}: {path} shows nobody known. Give --id too, or leave it out")
+        if label is None:
+            raise ValueError(f"--cam {cam}: {path} shows nobody known. Give --id too, or leave it out")
         label = Label(label.id, cam)
     place = _place(path, gallery.root)
     row = gallery.split.paths.index(place) if place in gallery.split.paths else -1
-    if label is None or label.id < 1: return Query(path, None, -1, f"person {label.id}, which means nobody in particular" if label else said, row)
+    if label is None or label.id < 1:
+        return Query(path, None, -1, f"person {label.id}, which means nobody in particular" if label else said, row)
     return Query(path, label.id, label.cam if gallery.cameras else -1, said, row)
 
 # %% ../nbs/53_search.ipynb #40fefa13
@@ -155,8 +180,10 @@ class Features(NamedTuple):
     stored: bool            # whether they come from an earlier search
 
 def _read(path: Path, height: int, width: int) -> np.ndarray | None:
-    try: return read_image(path, height, width)
-    except OSError: return None
+    try:
+        return read_image(path, height, width)
+    except OSError:
+        return None
 
 def _embed_all(model: DGNet, split: Split, report: Callable | None, handful: int = 512) -> tuple[list, Embeddings]:
     "Rows that could be read, and their features."
@@ -165,10 +192,17 @@ def _embed_all(model: DGNet, split: Split, report: Callable | None, handful: int
         for part in np.array_split(np.arange(split.n), -(-split.n // handful)):
             seen = list(pool.map(lambda k: _read(split.paths[k], cfg.height, cfg.width), part))
             good = [int(k) for k, x in zip(part, seen) if x is not None]
-            if good: found.append(embed(model.E_a, torch.from_numpy(np.stack([x for x in seen if x is not None])).permute(0, 3, 1, 2), split.take(good), flip=cfg.flip_test))
+            if good:
+                found.append(embed(model.E_a, torch.from_numpy(np.stack([x for x in seen if x is not None])).permute(0,
+                                                                                                                     3,
+                                                                                                                     1,
+                                                                                                                     2),
+                                   split.take(good), flip=cfg.flip_test))
             rows += good
             if report: report(int(part[-1]) + 1, split.n)
-    if not found: raise ValueError(f"{split.paths[0].parent}: none of the {split.n} photos can be read. Copy or unpack them again")
+    if not found:
+        raise ValueError(
+            f"{split.paths[0].parent}: none of the {split.n} photos can be read. Copy or unpack them again")
     return rows, Embeddings(*(torch.cat(f).cpu() for f in zip(*found)))
 
 # %% ../nbs/53_search.ipynb #cca85b2d
@@ -176,21 +210,29 @@ CACHE = LOCAL / "cache"   # where the command keeps features
 
 def _key(model: DGNet, gallery: Gallery) -> str:
     def facts(p: Path):
-        try: return [str(p.absolute()), (s := p.stat()).st_size, s.st_mtime_ns]
-        except OSError: return [str(p.absolute())]
+        try:
+            return [str(p.absolute()), (s := p.stat()).st_size, s.st_mtime_ns]
+        except OSError:
+            return [str(p.absolute())]
     cfg = model.cfg
-    return short_hash([1, content_hash(model.E_a.state_dict()), cfg.height, cfg.width, cfg.flip_test, [facts(p) for p in gallery.split.paths]], 20)
+    return short_hash([1, content_hash(model.E_a.state_dict()), cfg.height, cfg.width, cfg.flip_test,
+                       [facts(p) for p in gallery.split.paths]], 20)
 
 def _load(file: Path) -> dict | None:
-    try: return load_file(file)
-    except (SafetensorError, OSError, ValueError): return None   # not there, or damaged: it is made again
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 def _store(tensors: dict, file: Path) -> None:
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary); temporary.replace(file)
-    except (OSError, SafetensorError) as e: warnings.warn(f"{file.parent}: the features could not be kept for the next search ({e}); this one is not affected")
+        save_file(tensors, temporary)
+        temporary.replace(file)
+    except (OSError, SafetensorError) as e:
+        warnings.warn(f"{file.parent}: the features could not be kept for the next search ({e}); this one is not "
+                      "affected")
     finally:
         if temporary.exists(): temporary.unlink()
 
@@ -203,17 +245,24 @@ def gallery_features(
     report: Callable[[int, int], None] | None = None,  # told how many photos are read, of how many
 ) -> Features:
     "Features of all gallery photos, computed or found. Raises ValueError naming photos that cannot be read."
-    file = cache / f"features-{_key(model, gallery)}.safetensors" if cache and not cache.resolve().is_relative_to(gallery.root.resolve()) else None
+    file = cache / f"features-{_key(model, gallery)}.safetensors" if cache and not cache.resolve().is_relative_to(
+        gallery.root.resolve()) else None
     split, found = gallery.split, _load(file) if file else None
-    if found: rows, fine = found["rows"].tolist(), found.get("fine")
-    else: rows, e = _embed_all(model, split, report)
+    if found:
+        rows, fine = found["rows"].tolist(), found.get("fine")
+    else:
+        rows, e = _embed_all(model, split, report)
     broken = [split.paths[k] for k in sorted(set(range(split.n)) - set(rows))]
     if broken and not skip_broken:
         named = ", ".join(str(p) for p in broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
-        raise ValueError(f"{named}: {len(broken)} of {split.n} gallery photos cannot be read. Copy or unpack them again, or leave them out with --skip-broken")
+        raise ValueError(f"{named}: {len(broken)} of {split.n} gallery photos cannot be read. Copy or unpack them "
+                         "again, or leave them out with --skip-broken")
     left = split.take(rows)
-    if found: e = Embeddings(found["prim"], fine, torch.from_numpy(left.ids), torch.from_numpy(left.cams))
-    elif file: _store({"rows": torch.tensor(rows), "prim": e.prim.contiguous(), **({} if e.fine is None else {"fine": e.fine.contiguous()})}, file)
+    if found:
+        e = Embeddings(found["prim"], fine, torch.from_numpy(left.ids), torch.from_numpy(left.cams))
+    elif file:
+        _store({"rows": torch.tensor(rows), "prim": e.prim.contiguous(),
+                **({} if e.fine is None else {"fine": e.fine.contiguous()})}, file)
     return Features(gallery._replace(split=left), e, broken, found is not None)
 
 # %% ../nbs/53_search.ipynb #deb074db
@@ -245,12 +294,15 @@ def _why_none(q: Query, e: Embeddings) -> str:
     if q.id is None: return q.said
     here = int((e.ids == q.id).sum())
     if not here: return f"person {q.id} is not in the gallery"
-    return f"the gallery shows person {q.id} only " + ("in this very photo" if q.cam < 0 else f"at the query's own camera, {q.cam}")
+    return f"the gallery shows person {q.id} only " + ("in this very photo" if q.cam < 0
+                                                       else f"at the query's own camera, {q.cam}")
 
 def _answer(q: Query, query: Embeddings, gallery: Embeddings, top: int, how: dict) -> Answer:
     "The list of one query; `query` has one row."
     ids = gallery.ids.clone()
-    if q.row >= 0: ids[q.row] = -1   # the query itself
+    # the query itself
+    if q.row >= 0:
+        ids[q.row] = -1
     g = gallery._replace(ids=ids)
     masks, s = camera_rule(query, g), similarity(query, g, **how)
     listed = ranked_list(query, g, top, **how)
@@ -258,7 +310,8 @@ def _answer(q: Query, query: Embeddings, gallery: Embeddings, top: int, how: dic
     rows, n = listed.index[0][keep].tolist(), int(masks.match.sum())
     right = [None] * len(rows) if q.id is None else listed.match[0][keep].tolist()
     seen = rows, s[0, rows].tolist(), right
-    if not n: return Answer(q, *seen, None, None, None, 0, int(masks.junk.sum()), _why_none(q, gallery))
+    if not n:
+        return Answer(q, *seen, None, None, None, 0, int(masks.junk.sum()), _why_none(q, gallery))
     ranks = match_ranks(s, masks)
     ap = average_precision(ranks)
     return Answer(q, *seen, int(ranks[0, 0]) + 1, ap.trapezoid.item(), ap.standard.item(), n, int(masks.junk.sum()), "")
@@ -278,19 +331,25 @@ def search(
     "Rank a gallery for each query. Raises OSError or ValueError naming file or argument and remedy."
     if not queries: raise ValueError("no query photo: give one or more")
     if top < 1: raise ValueError(f"--top {top}: a list has at least one photo")
-    g = gallery.gallery if isinstance(gallery, Features) else gallery if isinstance(gallery, Gallery) else open_gallery(gallery)
+    g = gallery.gallery if isinstance(gallery, Features) else gallery if isinstance(gallery,
+                                                                                    Gallery) else open_gallery(gallery)
     asked = [identify(p, g, id, cam) for p in queries]
-    images = torch.from_numpy(np.stack([read_image(q.path, model.cfg.height, model.cfg.width) for q in asked])).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(np.stack([read_image(q.path, model.cfg.height, model.cfg.width) for q in asked])).permute(
+        0, 3, 1, 2).contiguous()
     found = gallery if isinstance(gallery, Features) else gallery_features(model, g, skip_broken, cache, report)
     g, e = found.gallery, found.embeddings
     where = {p: k for k, p in enumerate(g.split.paths)}
-    asked = [q._replace(row=where.get(_place(q.path, g.root), -1)) for q in asked]   # rows move when photos are left out
-    if not g.cameras: e = e._replace(cams=torch.full_like(e.cams, -1))
+    # rows move when photos are left out
+    asked = [q._replace(row=where.get(_place(q.path, g.root), -1)) for q in asked]
+    if not g.cameras:
+        e = e._replace(cams=torch.full_like(e.cams, -1))
     split = make_split([q.path for q in asked], [Label(-2 if q.id is None else q.id, q.cam) for q in asked], "query")
-    own = Embeddings(*(None if v is None else v.cpu() for v in embed(model.E_a, images, split, flip=model.cfg.flip_test)))
+    own = Embeddings(*(None if v is None else v.cpu() for v in embed(model.E_a, images, split,
+                                                                     flip=model.cfg.flip_test)))
     how = dict(beta=model.cfg.beta, beta_on=model.cfg.beta_on)
     answers = [_answer(q, own.take(slice(k, k + 1)), e, top, how) for k, q in enumerate(asked)]
-    return Search(model, found, images, own, answers, "no labels" if not g.labelled else "cross-camera" if g.cameras else "no cameras")
+    return Search(model, found, images, own, answers, "no labels" if not g.labelled else "cross-camera" if g.cameras
+                  else "no cameras")
 
 # %% ../nbs/53_search.ipynb #2d2e222d
 def activation_map(
@@ -299,7 +358,8 @@ def activation_map(
 ) -> Float[Tensor, "n H W"]:
     "A, the sum of |F| over the channels of E_a's last feature map F; at its own size, on the CPU."
     device = next(net.parameters()).device
-    with evaluating(net): return net.features(from_uint8(images.to(device))).abs().sum(1).float().cpu()
+    with evaluating(net):
+        return net.features(from_uint8(images.to(device))).abs().sum(1).float().cpu()
 
 def enlarge(
     maps: Float[Tensor, "n H W"],  # at the size of the feature map
@@ -339,7 +399,8 @@ def pool_with_places(
     x: Float[Tensor, "n 3 h w"],  # normalised photos
 ) -> Pooled:
     "What goes into the heads, with its places; no gradient, eval mode."
-    with evaluating(net): fmap = net.features(x)
+    with evaluating(net):
+        fmap = net.features(x)
     v, where = F.adaptive_max_pool2d(fmap, (net.n_parts if net.code_heads else 1, 1), return_indices=True)
     return Pooled(v.flatten(1), where.flatten(1), tuple(fmap.shape[2:]))
 
@@ -353,7 +414,8 @@ def affine(
 ) -> Affine:
     "A head up to its feature as one matrix and one vector."
     scale = head.norm.weight / (head.norm.running_var + head.norm.eps).sqrt()
-    return Affine(head.embed.weight * scale[:, None], (head.embed.bias - head.norm.running_mean) * scale + head.norm.bias)
+    return Affine(head.embed.weight * scale[:, None], (head.embed.bias - head.norm.running_mean) * scale
+                  + head.norm.bias)
 
 # %% ../nbs/53_search.ipynb #f2197626
 class Evidence(NamedTuple):
@@ -369,7 +431,8 @@ def _head_evidence(net: AppearanceEncoder, head: Head, views: list, unit: Tensor
     total = sum(f / n[:, None] for f, n in zip(fs, lengths)).norm(dim=1).clamp(min=1e-12)
     places, rest = 0, 0
     for k, (p, n) in enumerate(zip(views, lengths)):
-        flat = torch.zeros(len(p.v), p.size[0] * p.size[1], device=p.v.device).scatter_add_(1, p.where, (unit @ W) * (p.v - mean))
+        flat = torch.zeros(len(p.v), p.size[0] * p.size[1], device=p.v.device).scatter_add_(1, p.where,
+                                                                                            (unit @ W) * (p.v - mean))
         own = flat.view(-1, *p.size) / (n * total)[:, None, None]
         places, rest = places + (own.flip(2) if k else own), rest + (unit @ (W @ mean + b)) / (n * total)
     return Evidence(places, rest)
@@ -388,16 +451,16 @@ def evidence(
     device = next(net.parameters()).device
     x, mean = from_uint8(images.to(device)), pool_with_places(net, from_uint8(average.to(device))).v.mean(0)
     views = [pool_with_places(net, v) for v in ([x, x.flip(-1)] if flip else [x])]
-    parts = [_head_evidence(net, h, views, q[0].to(device), mean) for h, q in ((net.head_prim, query.prim), (net.head_fine, query.fine))]
+    parts = [_head_evidence(net, h, views, q[0].to(device), mean) for h, q in ((net.head_prim, query.prim),
+                                                                               (net.head_fine, query.fine))]
     w = {"query": beta, "both": beta**2}[beta_on]
     return Evidence(*((p + w * f).cpu() for p, f in zip(*parts)))
 
 # %% ../nbs/53_search.ipynb #151c019f
 MAPS = ("activation", "similarity")
-CAPTIONS = {
-    None: "", "activation": "Below each photo: where E_a's last feature map is loud, each photo scaled by itself. Not: what names the person.",
-    "similarity": "Below each photo: places that raise (orange) or lower (purple) its score, one scale for the row; they and a rest sum up to the score.",
-}
+CAPTIONS = {None: "", "activation": "Below each photo: where E_a's last feature map is loud, each photo scaled by "
+            "itself. Not: what names the person.", "similarity": "Below each photo: places that raise (orange) or "
+            "lower (purple) its score, one scale for the row; they and a rest sum up to the score."}
 
 def _average_photos(features: Features, cfg: Config, most: int = 64) -> Tensor:
     "Photos of the gallery, evenly spaced."
@@ -413,10 +476,13 @@ def map_pictures(
 ) -> UInt8[Tensor, "n 3 h w"]:
     "The maps of a row of the strip, laid over its photos."
     cfg, net = found.model.cfg, found.model.E_a
-    if maps == "activation": return overlay(images, _unit(enlarge(activation_map(net, images), cfg.height, cfg.width)))
-    e = evidence(net, images, found.embeddings.take(slice(k, k + 1)), _average_photos(found.features, cfg), cfg.beta, cfg.beta_on, cfg.flip_test)
+    if maps == "activation":
+        return overlay(images, _unit(enlarge(activation_map(net, images), cfg.height, cfg.width)))
+    e = evidence(net, images, found.embeddings.take(slice(k, k + 1)), _average_photos(found.features, cfg), cfg.beta,
+                 cfg.beta_on, cfg.flip_test)
     m = enlarge(e.places, cfg.height, cfg.width)
-    m = m / m[1:].abs().max().clamp(min=1e-12) if len(m) > 1 else m / m.abs().max().clamp(min=1e-12)   # the query's own map is far stronger than all others
+    # the query's own map is far stronger than all others
+    m = m / m[1:].abs().max().clamp(min=1e-12) if len(m) > 1 else m / m.abs().max().clamp(min=1e-12)
     m = m.clamp(-1, 1)
     return overlay(images, (1 - m) / 2, "PuOr", m.abs() ** 0.7 * 0.9)
 
@@ -424,7 +490,8 @@ def map_pictures(
 def _row(found: Search, k: int, maps: str | None) -> Tensor:
     "The query and its list, with maps below."
     cfg, paths = found.model.cfg, found.features.gallery.split.paths
-    listed = [torch.from_numpy(read_image(paths[g], cfg.height, cfg.width).copy()).permute(2, 0, 1) for g in found.answers[k].rows]
+    listed = [torch.from_numpy(read_image(paths[g], cfg.height, cfg.width).copy()).permute(2, 0, 1)
+              for g in found.answers[k].rows]
     images = torch.stack([found.images[k], *listed])
     if maps is None: return images
     gap = torch.full_like(images[:, :, :max(1, cfg.height // 64)], 255)
@@ -435,8 +502,10 @@ def _words(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "replace")
 
 def _headline(a: Answer) -> str:
-    who = f"person {a.query.id}" + (f", camera {a.query.cam}" if a.query.cam >= 0 else "") if a.query.id is not None else "person not known"
-    return f"{_words(a.query.path.name)}: {who}; " + (f"first true match at rank {a.first}, AP {a.ap:.3f}" if a.first else "no numbers")
+    who = f"person {a.query.id}" + (f", camera {a.query.cam}" if a.query.cam >= 0
+                                    else "") if a.query.id is not None else "person not known"
+    return f"{_words(a.query.path.name)}: {who}; " + (f"first true match at rank {a.first}, AP {a.ap:.3f}" if a.first
+                                                      else "no numbers")
 
 # %% ../nbs/53_search.ipynb #e9c65cd5
 def show_search(
@@ -444,22 +513,26 @@ def show_search(
     maps: str | None = None,      # one of MAPS
     caption: str | None = None,   # a sentence under the strip; None: what the maps show
 ) -> matplotlib.figure.Figure:
-    "One row per query: green ✓ right, red ✗ wrong, grey where nobody knows. Raises ValueError for a map that there is not."
+    """One row per query: green ✓ right, red ✗ wrong, grey where nobody knows. Raises ValueError for a map that there is
+    not."""
     if maps not in (None, *MAPS): raise ValueError(f"--maps {maps}: there are {' and '.join(MAPS)}")
     n, rows = max(len(a.rows) for a in found.answers), [_row(found, k, maps) for k in range(len(found.answers))]
     pictures, starts = torch.cat(rows), np.cumsum([0] + [len(r) for r in rows])
     index = torch.full((len(rows), n), -1)
-    for k, a in enumerate(found.answers): index[k, :len(a.rows)] = torch.arange(len(a.rows)) + int(starts[k]) + 1
+    for k, a in enumerate(found.answers):
+        index[k, :len(a.rows)] = torch.arange(len(a.rows)) + int(starts[k]) + 1
     right = torch.tensor([[bool(r) for r in a.right] + [False] * (n - len(a.rows)) for a in found.answers])
     fig = show_ranked_list(pictures[starts[:-1]], pictures, RankedList(index, right), list(range(len(rows))))
     fig.set_size_inches(max(0.68 * (n + 1), 4), (1.55 if maps is None else 2.85) * len(rows))
     for k, a in enumerate(found.answers):
         axes = fig.axes[k * (n + 1):(k + 1) * (n + 1)]
         axes[0].set_title("\nquery", fontsize=7, pad=2)
-        axes[0].text(0, 1.0, _headline(a) + "\n", transform=axes[0].transAxes, fontsize=7, va="bottom", parse_math=False, in_layout=False)
+        axes[0].text(0, 1.0, _headline(a) + "\n", transform=axes[0].transAxes, fontsize=7, va="bottom",
+                     parse_math=False, in_layout=False)
         for j, (ax, ok, s) in enumerate(zip(axes[1:], a.right, a.scores)):
             ax.set_title(f"\n{j + 1} {'' if ok is None else '✓ ' if ok else '✗ '}{s:.2f}", fontsize=7, pad=2)
-            if ok is None: [side.set_color("#999999") for side in ax.spines.values()]
+            if ok is None:
+                [side.set_color("#999999") for side in ax.spines.values()]
     fig.tight_layout(pad=0.4, w_pad=0.8)
     words = CAPTIONS[maps] if caption is None else caption
     if words: fig.text(0.5, -0.01, words, ha="center", va="top", fontsize=8, wrap=True)
@@ -470,10 +543,14 @@ def answer_text(
     a: Answer,
 ) -> str:
     "One query in words: whom it shows, the rank of the first true match, AP; or why there are no numbers."
-    who = "person not known" if a.query.id is None else f"person {a.query.id}" + (f", camera {a.query.cam}" if a.query.cam >= 0 else ", camera not known") + f" ({a.query.said})"
+    who = ("person not known" if a.query.id is None else f"person {a.query.id}" + (f", camera {a.query.cam}"
+                                                                                   if a.query.cam >= 0
+                                                                                   else ", camera not known")
+           + f" ({a.query.said})")
     left = f"; junk left out: {a.junk}" if a.junk else ""
     if a.note: return f"{a.query.path.name}: {who}: {a.note}{left}"
-    return f"{a.query.path.name}: {who}: first true match at rank {a.first}, AP {a.ap:.3f} ({a.ap_standard:.3f} by the standard rule); true matches: {a.matches}{left}"
+    return (f"{a.query.path.name}: {who}: first true match at rank {a.first}, AP {a.ap:.3f} ({a.ap_standard:.3f} by "
+            f"the standard rule); true matches: {a.matches}{left}")
 
 def search_text(
     found: Search,
@@ -481,10 +558,16 @@ def search_text(
     "What the command prints."
     f, g = found.features, found.features.gallery
     said = {"cross-camera": "the same person at the query's own camera is left out", "no labels": "no labels",
-            "no cameras": "not all cameras are known: every photo of the person counts as a match, which is easier than the papers' cross-camera protocol"}[found.protocol]
-    lines = [f"{g.split.n:,} gallery photos" + (f" of {len(g.split.people):,} people" if g.labelled else "") + f"; {said}", *g.notes]
-    if f.broken: lines.append(f"{len(f.broken)} photos that cannot be read are left out: " + ", ".join(p.name for p in f.broken[:3]) + (" …" if len(f.broken) > 3 else ""))
-    if g.cameras and any(a.query.id is not None and a.query.cam < 0 for a in found.answers): lines.append("a query's camera is not known: all photos of the person count for it; --cam NUMBER tells")
+            "no cameras": "not all cameras are known: every photo of the person counts as a match, which is easier "
+            "than the papers' cross-camera protocol"}[found.protocol]
+    lines = [f"{g.split.n:,} gallery photos" + (f" of {len(g.split.people):,} people" if g.labelled else "")
+             + f"; {said}", *g.notes]
+    if f.broken:
+        lines.append(f"{len(f.broken)} photos that cannot be read are left out: " + ", ".join(p.name
+                                                                                              for p in f.broken[:3])
+                     + (" …" if len(f.broken) > 3 else ""))
+    if g.cameras and any(a.query.id is not None and a.query.cam < 0 for a in found.answers):
+        lines.append("a query's camera is not known: all photos of the person count for it; --cam NUMBER tells")
     return "\n".join(lines + [answer_text(a) for a in found.answers])
 
 # %% ../nbs/53_search.ipynb #13994e92
@@ -495,64 +578,98 @@ def search_table(
     s, rows = found.features.gallery.split, []
     for a in found.answers:
         for k, (g, score, ok) in enumerate(zip(a.rows, a.scores, a.right), start=1):
-            rows.append({"query": _words(a.query.path.name), "person": "" if a.query.id is None else a.query.id, "camera": "" if a.query.cam < 0 else a.query.cam, "rank": k,
-                         "file": _words(os.path.relpath(s.paths[g], found.features.gallery.root)), "score": round(score, 6), "gallery person": int(s.ids[g]) if found.features.gallery.labelled else "",
-                         "gallery camera": "" if s.cams[g] < 0 else int(s.cams[g]), "match": "" if ok is None else int(ok)})
+            rows.append({"query": _words(a.query.path.name), "person": "" if a.query.id is None else a.query.id,
+                         "camera": "" if a.query.cam < 0 else a.query.cam, "rank": k,
+                         "file": _words(os.path.relpath(s.paths[g], found.features.gallery.root)), "score": round(score,
+                                                                                                                  6),
+                         "gallery person": int(s.ids[g]) if found.features.gallery.labelled else "",
+                         "gallery camera": "" if s.cams[g] < 0 else int(s.cams[g]), "match": "" if ok is None
+                         else int(ok)})
     return rows
 
 def _write_csv(rows: list, file: Path) -> None:
     with open(file, "w", newline="", encoding="utf-8") as f:
-        w = csv.DictWriter(f, list(rows[0])); w.writeheader(); w.writerows(rows)
+        w = csv.DictWriter(f, list(rows[0]))
+        w.writeheader()
+        w.writerows(rows)
 
 # %% ../nbs/53_search.ipynb #f76e71cf
 WIDEST, TALLEST = 50, 30   # photos in a row, and rows, that a strip can show
 
 def _writable(a: argparse.Namespace) -> tuple:
     "Where strip and table go, if that is possible."
-    out, table = _target(a.out, "--out", Path(a.gallery), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv", Path(a.gallery), (".csv",))
+    out, table = _target(a.out, "--out", Path(a.gallery), (".png", ".jpg", ".pdf")), _target(a.csv, "--csv",
+                                                                                             Path(a.gallery), (".csv",))
     for option, target in (("--out", out), ("--csv", table)):
         for given in [a.model, *a.queries] if target else ():
-            if target.resolve() == Path(given).expanduser().resolve(): raise ValueError(f"{option} {target}: would overwrite what is read. Write elsewhere")
-    if a.maps and a.maps not in MAPS: raise ValueError(f"--maps {a.maps}: there are {' and '.join(MAPS)}")
-    if a.maps and not out: raise ValueError(f"--maps {a.maps}: is drawn on the strip. Say where with --out FILE.png")
-    if out and a.top > WIDEST: raise ValueError(f"--top {a.top}: a strip shows {WIDEST} photos at most. Take fewer, or --csv without --out")
-    if out and len(a.queries) > TALLEST: raise ValueError(f"{len(a.queries)} queries: a strip shows {TALLEST} at most. Take fewer, or --csv without --out")
+            if target.resolve() == Path(given).expanduser().resolve():
+                raise ValueError(f"{option} {target}: would overwrite what is read. Write elsewhere")
+    if a.maps and a.maps not in MAPS:
+        raise ValueError(f"--maps {a.maps}: there are {' and '.join(MAPS)}")
+    if a.maps and not out:
+        raise ValueError(f"--maps {a.maps}: is drawn on the strip. Say where with --out FILE.png")
+    if out and a.top > WIDEST:
+        raise ValueError(f"--top {a.top}: a strip shows {WIDEST} photos at most. Take fewer, or --csv without --out")
+    if out and len(a.queries) > TALLEST:
+        raise ValueError(f"{len(a.queries)} queries: a strip shows {TALLEST} at most. Take fewer, or --csv without "
+                         "--out")
     return out, table
 
 def _model(file: str) -> DGNet:
-    if Path(file).expanduser().exists() and not os.access(Path(file).expanduser(), os.R_OK): raise PermissionError(f"{file}: no permission to read. Ask its owner, or: chmod u+r {file}")
-    try: return load_model(Path(file).expanduser(), default_device())
-    except (KeyError, TypeError, RuntimeError) as e: raise ValueError(f"{file}: its header or its weights are not as DGNet.save writes them ({type(e).__name__}: {str(e)[:100]}). Copy or save it again") from e
+    if Path(file).expanduser().exists() and not os.access(Path(file).expanduser(), os.R_OK):
+        raise PermissionError(f"{file}: no permission to read. Ask its owner, or: chmod u+r {file}")
+    try:
+        return load_model(Path(file).expanduser(), default_device())
+    except (KeyError, TypeError, RuntimeError) as e:
+        raise ValueError(f"{file}: its header or its weights are not as DGNet.save writes them ({type(e).__name__}: "
+                         f"{str(e)[:100]}). Copy or save it again") from e
 
 def _reading(done: int, total: int) -> None:
-    if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} gallery photos read" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f"\r\033[K{done:,} of {total:,} gallery photos read" if done < total else "\r\033[K", end="",
+              file=sys.stderr, flush=True)
 
 # %% ../nbs/53_search.ipynb #4fd6d04a
 def _rank(a: argparse.Namespace) -> int:
-    if a.model is None: a.model = str(default_model()); print(default_note(), file=sys.stderr)
-    elif not Path(a.model).expanduser().exists(): a.model = str(pretrained_file(a.model))
+    if a.model is None:
+        a.model = str(default_model())
+        print(default_note(), file=sys.stderr)
+    elif not Path(a.model).expanduser().exists():
+        a.model = str(pretrained_file(a.model))
     out, table = _writable(a)
     if a.top < 1: raise ValueError(f"--top {a.top}: a list has at least one photo")
     for p in a.queries:
-        if not Path(p).expanduser().is_file(): identify(p, Gallery(Path(), "flat", make_split([], [], "gallery"), {}))   # says what is wrong, before anything is loaded
+        # says what is wrong, before anything is loaded
+        # says what is wrong, before anything is loaded
+        # says what is wrong, before anything is loaded
+        # says what is wrong, before anything is loaded
+        if not Path(p).expanduser().is_file():
+            identify(p, Gallery(Path(), "flat", make_split([], [], "gallery"), {}))
     model, gallery = _model(a.model), open_gallery(a.gallery, a.name)
-    photos = {p.resolve() for p in gallery.split.paths} if (out and out.exists()) or (table and table.exists()) else set()   # those of a .csv may lie anywhere
+    # those of a .csv may lie anywhere
+    photos = {p.resolve() for p in gallery.split.paths} if (out and out.exists()) or (table
+                                                                                      and table.exists()) else set()
     for target in (out, table):
-        if target and target.resolve() in photos: raise ValueError(f"{target}: is one of the gallery's photos, which stay as they are. Write elsewhere")
+        if target and target.resolve() in photos:
+            raise ValueError(f"{target}: is one of the gallery's photos, which stay as they are. Write elsewhere")
     found = search(model, gallery, a.queries, a.top, a.id, a.cam, a.skip_broken, CACHE, _reading)
     if table: _write_csv(search_table(found), table)
     if out:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")   # names in letters that the font lacks
-            fig = show_search(found, a.maps); fig.savefig(out); plt.close(fig)
-        if not (gallery.root / "factors.csv").is_file(): print("the strip shows photographs of people: it stays on this machine, as the photographs do")
+            fig = show_search(found, a.maps)
+            fig.savefig(out)
+            plt.close(fig)
+        if not (gallery.root / "factors.csv").is_file():
+            print("the strip shows photographs of people: it stays on this machine, as the photographs do")
     _say(search_text(found))
     return 0
 
 def _maps_said(args: list) -> list:
     "`--maps` alone means the first of MAPS, whatever stands behind it."
     out = []
-    for k, word in enumerate(args): out += [word, MAPS[0]] if word == "--maps" and (args[k + 1:k + 2] or [""])[0] not in MAPS else [word]
+    for k, word in enumerate(args):
+        out += [word, MAPS[0]] if word == "--maps" and (args[k + 1:k + 2] or [""])[0] not in MAPS else [word]
     return out
 
 # %% ../nbs/53_search.ipynb #6bfa3480
@@ -560,24 +677,31 @@ def rank_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_rank`."
-    parser = argparse.ArgumentParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in the folder is changed.", allow_abbrev=False)
+    parser = argparse.ArgumentParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in "
+                                     "the folder is changed.", allow_abbrev=False)
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="photos of whom to look for")
-    parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub (default: the best that comes with the package; rendered people)")
-    parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder or .csv file, or a folder of photos")
+    parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a "
+                        "shipped model, or OWNER/NAME on the Hugging Face Hub (default: the best that comes with the "
+                        "package; rendered people)")
+    parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder or .csv "
+                        "file, or a folder of photos")
     parser.add_argument("--name", help="take the gallery for this layout: " + ", ".join(DATASETS))
     parser.add_argument("--out", metavar="FILE.png", help="write the ranked strip, one row per query")
     parser.add_argument("--csv", metavar="FILE.csv", help="write the lists as a table")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="length of the lists (default: 10)")
     parser.add_argument("--maps", metavar="WHICH", help="a map under each photo: activation (default) or similarity")
-    parser.add_argument("--id", type=int, metavar="NUMBER", help="the person on the queries, where neither dataset nor file name says it")
+    parser.add_argument("--id", type=int, metavar="NUMBER", help="the person on the queries, where neither dataset nor "
+                        "file name says it")
     parser.add_argument("--cam", type=int, metavar="NUMBER", help="the queries' camera, likewise")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out gallery photos that cannot be read, and count them")
+    parser.add_argument("--skip-broken", action="store_true", help="leave out gallery photos that cannot be read, and "
+                        "count them")
     a = parser.parse_intermixed_args(_maps_said(sys.argv[1:] if args is None else args))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"dgnet_rank: {message}", file=sys.stderr)
             return _rank(a)
-    except (ValueError, OSError) as e: print(f"dgnet_rank: {e}", file=sys.stderr)
+    except (ValueError, OSError) as e:
+        print(f"dgnet_rank: {e}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

@@ -25,16 +25,19 @@ from dgnet.core import (
 from .runs import evaluate, get_run, get_teacher
 
 # %% ../nbs/60_speed.ipynb #55b15cf4
-BENCHMARKS = ("steps", "profile_step", "evaluation", "throughput")   # scripts in benchmarks/, and labels speed_… of their artefacts
+# scripts in benchmarks/, and labels speed_… of their artefacts
+BENCHMARKS = ("steps", "profile_step", "evaluation", "throughput")
 
 def show_speed(
     name: str,  # one of BENCHMARKS
 ) -> None:
     "Display the stored measurement of a benchmark; a line that says how to make one when there is none."
-    if name not in BENCHMARKS: raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    if name not in BENCHMARKS:
+        raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     there = [v for v in (f"speed_{name}", f"speed_{name}_scaling") if find_artifact(v)]
     for label in there: show_artifact(label)
-    if not there: print(f"speed_{name}: not stored yet. On an idle machine: make bench, then store_bench(read_bench({name!r}))")
+    if not there:
+        print(f"speed_{name}: not stored yet. On an idle machine: make bench, then store_bench(read_bench({name!r}))")
 
 # %% ../nbs/60_speed.ipynb #511a8b52
 class Bench(NamedTuple):
@@ -51,13 +54,17 @@ def read_bench(
 ) -> Bench:
     "A benchmark's file. Raises FileNotFoundError or ValueError naming the file and the remedy."
     path = LOCAL / "bench" / f"{source}.json" if source in BENCHMARKS else Path(source)
-    try: said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: raise FileNotFoundError(f"{path}: no such file. Run make bench, or python benchmarks/{path.stem}.py") from None
-    except (ValueError, IsADirectoryError) as e: raise ValueError(f"{path}: not a benchmark's JSON ({e}). Run the benchmark again") from None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file. Run make bench, or python benchmarks/{path.stem}.py") from None
+    except (ValueError, IsADirectoryError) as e:
+        raise ValueError(f"{path}: not a benchmark's JSON ({e}). Run the benchmark again") from None
     if not isinstance(said, dict) or not {"name", "rows", "machine", "peak"} <= set(said) or not said["rows"]:
         raise ValueError(f"{path}: JSON, but not a benchmark's. Give a file that a script in benchmarks/ has written")
     kept = {k: said[k] for k in ("name", "machine", "peak")}
-    return Bench(rows=pd.DataFrame(said["rows"]), ratios=pd.DataFrame(said.get("ratios", [])), about={k: v for k, v in said.items() if k not in (*kept, "rows", "ratios")}, **kept)
+    return Bench(rows=pd.DataFrame(said["rows"]), ratios=pd.DataFrame(said.get("ratios", [])),
+                 about={k: v for k, v in said.items() if k not in (*kept, "rows", "ratios")}, **kept)
 
 # %% ../nbs/60_speed.ipynb #1a777009
 def run_bench(
@@ -65,12 +72,15 @@ def run_bench(
     *options: str,         # as on its command line
     out: str | Path | None = None,  # folder of the JSON; default: local/bench
 ) -> Bench:
-    "Run a benchmark in a process of its own and read what it wrote. Raises RuntimeError with its last line when it fails."
-    if name not in BENCHMARKS: raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    """Run a benchmark in a process of its own and read what it wrote. Raises RuntimeError with its last line when it
+    fails."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     out = Path(out or LOCAL / "bench")
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode: raise RuntimeError((done.stderr.strip().splitlines() or [f"{name} failed"])[-1])
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"{name} failed"])[-1])
     return read_bench(out / f"{name}.json")
 
 # %% ../nbs/60_speed.ipynb #c04629f0
@@ -81,14 +91,17 @@ def machine_text(
     m, p = bench.machine, bench.peak
     where = m["gpu"] or f"{m['cpu']}, {m['threads']} thread{'s' if m['threads'] > 1 else ''}"
     rates = ", ".join(f"{d} {max(v.values()):,.0f}" for d, v in p.items() if isinstance(v, dict))
-    return f"{where}, torch {m['torch']}, {bench.about['date'][:10]}; measured peak {rates} GFLOP/s, copy {p['copy_gb_s']:,.0f} GB/s"
+    return (f"{where}, torch {m['torch']}, {bench.about['date'][:10]}; measured peak {rates} GFLOP/s, copy "
+            f"{p['copy_gb_s']:,.0f} GB/s")
 
 # %% ../nbs/60_speed.ipynb #ff2bb6d9
-PRECISION_COLOURS = {"float32": PALETTE["ours"], "bfloat16": PALETTE["paper"], "plain": PALETTE["baseline"]}   # of the two precisions, and of a step written plainly
+# of the two precisions, and of a step written plainly
+PRECISION_COLOURS = {"float32": PALETTE["ours"], "bfloat16": PALETTE["paper"], "plain": PALETTE["baseline"]}
 
 def _log_axis(ax, values: pd.Series) -> None:
     "A logarithmic axis with plain numbers, from a third of the smallest value to twice the largest."
-    ax.set_xscale("log"); ax.set_xlim(values.min() / 3, values.max() * 2)
+    ax.set_xscale("log")
+    ax.set_xlim(values.min() / 3, values.max() * 2)
     def text(x, _): return (f"{x:,.0f}" if x >= 1 else f"{x:g}") if f"{x:e}"[0] in "125" else ""
     for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter): axis(text)
     ax.tick_params(axis="x", which="minor", labelsize=7)
@@ -107,7 +120,11 @@ def step_names(
 ) -> list[str]:
     "A name for each case: image size, phase, and what else distinguishes it."
     several = rows.groupby("size").batch.nunique() > 1
-    def name(r): return f"{r['size']}, {r['phase']}" + (f", batch {r['batch']}" if several[r["size"]] else "") + {True: ", compiled", "reduce-overhead": ", CUDA graphs"}.get(r.get("compile"), "") + ("" if r["merge"] or not rows["merge"].any() else ", official passes")
+    def name(r):
+        return f"{r['size']}, {r['phase']}" + (f", batch {r['batch']}" if several[r["size"]]
+                                               else "") + {True: ", compiled", "reduce-overhead": ", CUDA graphs"}.get(
+                                                   r.get("compile"), "") + ("" if r["merge"] or not rows["merge"].any()
+                                                                            else ", official passes")
     return [name(r) for r in rows.to_dict("records")]
 
 def plot_steps(
@@ -119,13 +136,20 @@ def plot_steps(
     fig, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.46 * len(order)), sharey=True)
     beside = {n: list(dict.fromkeys(rows.how[[m == n for m in names]])) for n in order}   # what a step was measured as
     for how, some in rows.groupby("how", sort=False):
-        y = [order.index(names[i]) + high * (beside[names[i]].index(how) - (len(beside[names[i]]) - 1) / 2) for i in some.index]
+        y = [order.index(names[i]) + high * (beside[names[i]].index(how) - (len(beside[names[i]]) - 1) / 2)
+             for i in some.index]
         axes[0].barh(y, some.median_ms, 0.94 * high, color=PRECISION_COLOURS[how], label=how)
-        axes[0].plot(some.floor_ms, y, "|", color=PALETTE["ink"], markersize=25 * high, label="floor" if how == rows.how[0] else None)
+        axes[0].plot(some.floor_ms, y, "|", color=PALETTE["ink"], markersize=25 * high, label="floor" if how
+                     == rows.how[0] else None)
         axes[1].barh(y, some.peak_mib / 1024, 0.94 * high, color=PRECISION_COLOURS[how])
-    _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1)); axes[0].set_xlim(right=rows.median_ms.max() * 1.5); axes[0].set(xlabel="ms per step", yticks=range(len(order)), yticklabels=order)
-    if rows.median_ms.max() > 30 * rows.median_ms.min(): axes[0].xaxis.set_minor_formatter(lambda x, _: "")   # no room
-    axes[1].set(xlabel="peak memory, GiB"); axes[0].invert_yaxis()
+    _log_axis(axes[0], rows[["median_ms", "floor_ms"]].min(axis=1))
+    axes[0].set_xlim(right=rows.median_ms.max() * 1.5)
+    axes[0].set(xlabel="ms per step", yticks=range(len(order)), yticklabels=order)
+    # no room
+    if rows.median_ms.max() > 30 * rows.median_ms.min():
+        axes[0].xaxis.set_minor_formatter(lambda x, _: "")
+    axes[1].set(xlabel="peak memory, GiB")
+    axes[0].invert_yaxis()
     return _framed(fig, bench, 4)
 
 # %% ../nbs/60_speed.ipynb #6b0890f5
@@ -135,7 +159,8 @@ def share_table(
 ) -> pd.DataFrame:
     "Shares of the step's time: a row for each kind, a column for each case; the largest first."
     names = [f"{n}, {p}" for n, p in zip(step_names(bench.rows), bench.rows.precision)]
-    table = pd.DataFrame({n: {s["what"]: s["share"] for s in found} for n, found in zip(names, bench.rows[by])}).fillna(0.0)
+    table = pd.DataFrame({n: {s["what"]: s["share"] for s in found} for n, found in zip(names, bench.rows[by])}).fillna(
+        0.0)
     return table.loc[table.mean(axis=1).sort_values(ascending=False).index]
 
 def plot_shares(
@@ -146,14 +171,17 @@ def plot_shares(
     "One bar per case, cut into its shares."
     table = share_table(bench, by)
     small = table.max(axis=1) < least
-    if small.any(): table = pd.concat([table[~small], table[small].sum().to_frame("the rest").T])
+    if small.any():
+        table = pd.concat([table[~small], table[small].sum().to_frame("the rest").T])
     colours = plt.get_cmap("tab20")(range(20))
     fig, ax = plt.subplots(figsize=(9, 1.3 + 0.4 * table.shape[1]))
     left = pd.Series(0.0, index=table.columns)
     for k, (what, shares) in enumerate(table.iterrows()):
         ax.barh(table.columns, shares, 0.7, left=left, color=colours[k % 20], label=what)
         left += shares
-    ax.set(xlim=(0, 1), xlabel="share of the step's time"); ax.invert_yaxis(); ax.grid(False)
+    ax.set(xlim=(0, 1), xlabel="share of the step's time")
+    ax.invert_yaxis()
+    ax.grid(False)
     return _framed(fig, bench, 4)
 
 # %% ../nbs/60_speed.ipynb #279dc242
@@ -168,9 +196,17 @@ def plot_evaluation(
         y = [sizes.index(s) + 0.38 * k for s in some["size"]]
         ax.barh(y, some.seconds, 0.36, color=PALETTE[("ours", "baseline")[k]], label=method)
         for at, r in zip(y, some.to_dict("records")):
-            ax.text(r["seconds"], at, f" {r['seconds']:.3g} s" + ("" if r["measured"] == r["queries"] else f", from {r['measured']} queries") + f", {r['peak_mib'] / 1024:.1f} GiB", va="center", fontsize=7)
-    names = [f"{s}\n{r.queries:,} × {r.gallery:,}\n{v:.1f} times" for s, v in zip(sizes, bench.ratios.value[bench.ratios.of == "whole time"]) for r in [rows[rows["size"] == s].iloc[0]]]
-    _log_axis(ax, rows.seconds); ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names); ax.set_xlim(right=rows.seconds.max() * 60); ax.xaxis.set_minor_formatter(lambda x, _: ""); ax.invert_yaxis()
+            ax.text(r["seconds"], at, f" {r['seconds']:.3g} s" + ("" if r["measured"] == r["queries"]
+                                                                  else f", from {r['measured']} queries")
+                    + f", {r['peak_mib'] / 1024:.1f} GiB", va="center", fontsize=7)
+    names = [f"{s}\n{r.queries:,} × {r.gallery:,}\n{v:.1f} times" for s,
+             v in zip(sizes, bench.ratios.value[bench.ratios.of == "whole time"])
+             for r in [rows[rows["size"] == s].iloc[0]]]
+    _log_axis(ax, rows.seconds)
+    ax.set(xlabel="seconds", yticks=[v + 0.19 for v in range(len(sizes))], yticklabels=names)
+    ax.set_xlim(right=rows.seconds.max() * 60)
+    ax.xaxis.set_minor_formatter(lambda x, _: "")
+    ax.invert_yaxis()
     return _framed(fig, bench, 2)
 
 # %% ../nbs/60_speed.ipynb #5d5a428e
@@ -179,23 +215,30 @@ def plot_throughput(
 ) -> matplotlib.figure.Figure:
     "Images per second; one line of points per kind of work, one point per number of items."
     rows = bench.rows.copy()
-    rows["what"] = [f"{r['work']}, {r['image']}" + (f", {r['precision']}" if r["network"] else "") for r in rows.to_dict("records")]
+    rows["what"] = [f"{r['work']}, {r['image']}" + (f", {r['precision']}" if r["network"] else "")
+                    for r in rows.to_dict("records")]
     order = list(dict.fromkeys(rows.what))
     fig, ax = plt.subplots(figsize=(7, 1.1 + 0.26 * len(order)))
     for what, some in rows.groupby("what", sort=False):
         y = [order.index(what)] * len(some)
         ax.plot(some.images_s, y, color=PALETTE["baseline"], linewidth=1, zorder=1)
-        ax.scatter(some.images_s, y, s=14 + 26 * (some["items"].rank() - 1), color=PRECISION_COLOURS[some.precision.iloc[0]], zorder=2)
+        ax.scatter(some.images_s, y, s=14 + 26 * (some["items"].rank() - 1),
+                   color=PRECISION_COLOURS[some.precision.iloc[0]], zorder=2)
         ax.text(some.images_s.max(), y[0], f"   {some.images_s.max():,.0f}", va="center", fontsize=7)
-    _log_axis(ax, rows.images_s); ax.set(xlabel="images per second (a larger point: more items)", yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
+    _log_axis(ax, rows.images_s)
+    ax.set(xlabel="images per second (a larger point: more items)", yticks=range(len(order)), yticklabels=order,
+           ylim=(len(order) - 0.5, -0.5))
     return _framed(fig, bench)
 
 # %% ../nbs/60_speed.ipynb #e5e768fd
 def growth_table(
     bench: Bench,  # of `steps`, `evaluation` or `throughput`
 ) -> pd.DataFrame:
-    "A row for each kind of work at several sizes: what distinguishes it, from where to where, and the exponent of its time."
-    if not bench.about.get("growth"): raise ValueError(f"{bench.name}: nothing was measured at two sizes; run benchmarks/{bench.name}.py without --quick")
+    """A row for each kind of work at several sizes: what distinguishes it, from where to where, and the exponent of its
+    time."""
+    if not bench.about.get("growth"):
+        raise ValueError(f"{bench.name}: nothing was measured at two sizes; run benchmarks/{bench.name}.py without "
+                         "--quick")
     return pd.DataFrame([{k: v for k, v in g.items() if k != "points"} for g in bench.about["growth"]])
 
 def plot_scaling(
@@ -203,18 +246,26 @@ def plot_scaling(
 ) -> matplotlib.figure.Figure:
     "Time against the amount of work, both logarithmic, with the exponents; dotted: in proportion."
     table = growth_table(bench)
-    said = [k for k in table if k not in ("work_is", "from", "to", "exponent", "precision") and table[k].nunique(dropna=False) > 1]
+    said = [k for k in table if k not in ("work_is", "from", "to", "exponent", "precision")
+            and table[k].nunique(dropna=False) > 1]
     fig, ax = plt.subplots(figsize=(6.5, 1.6 + 0.22 * max(9, len(table))))
     for k, g in enumerate(bench.about["growth"]):
         work, ms = zip(*g["points"])
-        name = ", ".join(("merged" if g[v] else "official passes") if v == "merge" else str(g[v]) for v in said if g[v] is not None)
-        style = {"marker": "osD^vP*X<>"[k // 10 % 10], "linestyle": "--" if g.get("precision") == "bfloat16" else "-", "color": plt.get_cmap("tab10")(k % 10)}
-        ax.plot(work, ms, **style, markersize=4, label=f"{name or bench.name}{', bfloat16' if g.get('precision') == 'bfloat16' else ''}: {g['exponent']:.2f}")
+        name = ", ".join(("merged" if g[v] else "official passes") if v == "merge" else str(g[v]) for v in said
+                         if g[v] is not None)
+        style = {"marker": "osD^vP*X<>"[k // 10 % 10], "linestyle": "--" if g.get("precision") == "bfloat16" else "-",
+                 "color": plt.get_cmap("tab10")(k % 10)}
+        ax.plot(work, ms, **style, markersize=4,
+                label=f"{name or bench.name}{', bfloat16' if g.get('precision') == 'bfloat16' else ''}: "
+                f"{g['exponent']:.2f}")
         ax.plot(work, [ms[0] * w / work[0] for w in work], ":", color=style["color"], linewidth=0.8)
     ax.set(xscale="log", yscale="log")
-    if table.to.max() < 1e5: _log_axis(ax, pd.Series([w for g in bench.about["growth"] for w, _ in g["points"]]))
-    ax.set(ylabel="ms", xlabel={"items": "photos", "pairs": "queries × gallery"}.get(table.work_is[0], table.work_is[0]))
-    ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))   # beside the axes: tight_layout makes room
+    if table.to.max() < 1e5:
+        _log_axis(ax, pd.Series([w for g in bench.about["growth"] for w, _ in g["points"]]))
+    ax.set(ylabel="ms", xlabel={"items": "photos", "pairs": "queries × gallery"}.get(table.work_is[0],
+                                                                                     table.work_is[0]))
+    # beside the axes: tight_layout makes room
+    ax.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return _framed(fig, bench)
 
 # %% ../nbs/60_speed.ipynb #476341b3
@@ -224,14 +275,16 @@ def compare_precisions(
     seeds: tuple[int, ...] = (0, 1),
     report=None,   # as of `get_run`
 ) -> pd.DataFrame:
-    "A row for each precision and seed: rank-1 and mAP on the test people with both features, the teacher's mAP, the last reconstruction loss, seconds of training. Trains what is missing."
+    """A row for each precision and seed: rank-1 and mAP on the test people with both features, the teacher's mAP, the
+    last reconstruction loss, seconds of training. Trains what is missing."""
     rows = []
     for precision in ("float32", "bfloat16"):
         for seed in seeds:
             run = get_run(tier, dataset, precision=precision, seed=seed, report=report)
             r = evaluate(run.model.E_a, run.data.query, run.data.gallery, run.config)["both"]
-            rows.append({"precision": precision, "seed": seed, "rank1": r.rank1, "mAP": r.mAP, "teacher mAP": get_teacher(run.config, run.data).about["mAP"],
-                         "img1": run.log.img1.iloc[-1], "seconds": run.provenance["seconds"]})
+            rows.append({"precision": precision, "seed": seed, "rank1": r.rank1, "mAP": r.mAP,
+                         "teacher mAP": get_teacher(run.config, run.data).about["mAP"], "img1": run.log.img1.iloc[-1],
+                         "seconds": run.provenance["seconds"]})
     return pd.DataFrame(rows)
 
 def store_precisions(
@@ -243,34 +296,53 @@ def store_precisions(
     fig, axes = plt.subplots(1, 3, figsize=(8, 2.6))
     for ax, (what, label) in zip(axes, {"rank1": "rank-1", "mAP": "mAP", "img1": "last L^img1"}.items()):
         for k, (p, some) in enumerate(found.groupby("precision", sort=False)):
-            ax.scatter([k] * len(some), some[what], color=PRECISION_COLOURS[p]); ax.hlines(some[what].mean(), k - 0.25, k + 0.25, color=PRECISION_COLOURS[p])
+            ax.scatter([k] * len(some), some[what], color=PRECISION_COLOURS[p])
+            ax.hlines(some[what].mean(), k - 0.25, k + 0.25, color=PRECISION_COLOURS[p])
         ax.set(title=label, xticks=range(2), xticklabels=list(dict.fromkeys(found.precision)), xlim=(-0.6, 1.6))
-    fig.tight_layout(); plt.close(fig)
+    fig.tight_layout()
+    plt.close(fig)
     mean, spread = (getattr(found.groupby("precision").mAP, f)() for f in ("mean", "std"))
-    claim = f"{dataset}, {found.seed.nunique()} seeds: mean mAP {100 * mean['bfloat16']:.1f} in bfloat16, {100 * mean['float32']:.1f} in float32; seeds of one precision scatter by {100 * spread.max():.1f} (standard deviation)."
-    provenance = {"run": None, "seed": list(map(int, found.seed.unique())), "device": device_name(default_device()), "seconds": float(found.seconds.sum()), "iterations": None, "source": f"rendered: {dataset}", "code_version": code_version()}
+    claim = (f"{dataset}, {found.seed.nunique()} seeds: mean mAP {100 * mean['bfloat16']:.1f} in bfloat16, "
+             f"{100 * mean['float32']:.1f} in float32; seeds of one precision scatter by {100 * spread.max():.1f} "
+             "(standard deviation).")
+    provenance = {"run": None, "seed": list(map(int, found.seed.unique())), "device": device_name(default_device()),
+                  "seconds": float(found.seconds.sum()), "iterations": None, "source": f"rendered: {dataset}",
+                  "code_version": code_version()}
     return save_artifact("speed_precisions", tier, fig, found, {"claim": claim}, provenance)
 
 # %% ../nbs/60_speed.ipynb #f9e3909c
 PLOTS = {"steps": plot_steps, "profile_step": plot_shares, "evaluation": plot_evaluation, "throughput": plot_throughput}
-TABLES = {"steps": "size batch phase how merge compile median_ms min_ms spread per_pair_ms cpu_ms gflop must_gflop floor_ms gflop_s of_peak peak_mib",
-          "profile_step": "size phase precision convolutions norms optimisers", "evaluation": "size queries gallery method measured seconds cpu_s ms_per_query mAP peak_mib",
+TABLES = {"steps": "size batch phase how merge compile median_ms min_ms spread per_pair_ms cpu_ms gflop must_gflop "
+          "floor_ms gflop_s of_peak peak_mib", "profile_step": "size phase precision convolutions norms optimisers",
+          "evaluation": "size queries gallery method measured seconds cpu_s ms_per_query mAP peak_mib",
           "throughput": "work network precision image items median_ms spread images_s of_peak peak_mib"}
-WORDS = {"steps": "One training step: time, memory, arithmetic", "profile_step": "Where a training step's time goes", "evaluation": "An evaluation with both average precisions, by the package and by a loop over the queries",
+WORDS = {"steps": "One training step: time, memory, arithmetic", "profile_step": "Where a training step's time goes",
+         "evaluation": "An evaluation with both average precisions, by the package and by a loop over the queries",
          "throughput": "Rendering, loading, embedding and generating: photos a second"}
 
 def store_bench(
     bench: Bench,       # of a whole run, not a quick one
     tier: str = "mini",  # which figures it stands with
 ) -> Artifact:
-    "Keep a measurement as the artefact speed_<name>, and how it grows as speed_<name>_scaling. Raises ValueError for a quick run."
-    if bench.about["quick"]: raise ValueError(f"{bench.name}: a quick run's numbers mean little; run benchmarks/{bench.name}.py without --quick on an idle machine")
+    """Keep a measurement as the artefact speed_<name>, and how it grows as speed_<name>_scaling. Raises ValueError for
+    a quick run."""
+    if bench.about["quick"]:
+        raise ValueError(f"{bench.name}: a quick run's numbers mean little; run benchmarks/{bench.name}.py without "
+                         "--quick on an idle machine")
     m, a = bench.machine, bench.about
-    provenance = {"run": None, "seed": 0, "device": machine_text(bench), "seconds": a["seconds"], "iterations": int(bench.rows.get("n", pd.Series(0)).sum()),
-                  "source": "random and rendered images, random weights", "code_version": m["code"], "date": a["date"][:10], "command": a["command"], "load": a["load"]}
-    rows: dict[str, Any] = {"claim": f"{WORDS[bench.name]}; {machine_text(bench)}.", "machine": m, "peak": bench.peak, "ratios": [{k: v for k, v in r.items() if v == v} for r in bench.ratios.to_dict("records")], **{k: a[k] for k in ("predicted", "growth", "notes") if k in a}}
+    provenance = {"run": None, "seed": 0, "device": machine_text(bench), "seconds": a["seconds"],
+                  "iterations": int(bench.rows.get("n", pd.Series(0)).sum()), "source": "random and rendered images, "
+                  "random weights", "code_version": m["code"], "date": a["date"][:10], "command": a["command"],
+                  "load": a["load"]}
+    rows: dict[str, Any] = {"claim": f"{WORDS[bench.name]}; {machine_text(bench)}.", "machine": m, "peak": bench.peak,
+                            "ratios": [{k: v for k, v in r.items() if v == v} for r in bench.ratios.to_dict("records")],
+                            **{k: a[k] for k in ("predicted", "growth", "notes") if k in a}}
     if a.get("growth"):
-        fig = plot_scaling(bench); plt.close(fig)
-        save_artifact(f"speed_{bench.name}_scaling", tier, fig, growth_table(bench), {"claim": f"{WORDS[bench.name]}, as it grows; {machine_text(bench)}.", "machine": m, "growth": a["growth"]}, provenance)
-    fig = PLOTS[bench.name](bench); plt.close(fig)
+        fig = plot_scaling(bench)
+        plt.close(fig)
+        save_artifact(f"speed_{bench.name}_scaling", tier, fig, growth_table(bench),
+                      {"claim": f"{WORDS[bench.name]}, as it grows; {machine_text(bench)}.", "machine": m,
+                       "growth": a["growth"]}, provenance)
+    fig = PLOTS[bench.name](bench)
+    plt.close(fig)
     return save_artifact(f"speed_{bench.name}", tier, fig, bench.rows[TABLES[bench.name].split()], rows, provenance)

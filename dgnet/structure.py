@@ -23,14 +23,19 @@ def grey(
 # %% ../nbs/23_structure.ipynb #adedc583
 def mixed_grey(
     x: Float[Tensor, "b 3 h w"],   # normalised images
-    spread: float,                 # 0: the plain mean; 1: any average of the three colours; above: differences of them too
+    # 0: the plain mean; 1: any average of the three colours; above: differences of them too
+    spread: float,
 ) -> Float[Tensor, "b 1 h w"]:
-    "A random mixture of red, green and blue for each image, its weights drawn anew and adding up to 1: grey things keep their brightness, coloured ones do not."
+    """A random mixture of red, green and blue for each image, its weights drawn anew and adding up to 1: grey things
+    keep their brightness, coloured ones do not."""
     if not spread: return grey(x)
-    lot = -torch.rand(len(x), 3, 1, 1, device=x.device).clamp_min(1e-9).log()   # uniform over all averages, once it is divided by its sum
+    # uniform over all averages, once it is divided by its sum
+    lot = -torch.rand(len(x), 3, 1, 1, device=x.device).clamp_min(1e-9).log()
     weights = 1 / 3 + spread * (lot / lot.sum(1, keepdim=True) - 1 / 3)
     mean, std = (sum(v) / 3 for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((x * per_channel(IMAGENET_STD, x) + per_channel(IMAGENET_MEAN, x)) * weights).sum(1, keepdim=True).sub(mean).div(std)
+    return ((x * per_channel(IMAGENET_STD, x) + per_channel(IMAGENET_MEAN, x)) * weights).sum(1,
+                                                                                              keepdim=True).sub(
+                                                                                                  mean).div(std)
 
 # %% ../nbs/23_structure.ipynb #3d195d18
 class StructureEncoder(nn.Module):
@@ -44,7 +49,8 @@ class StructureEncoder(nn.Module):
     ):
         super().__init__()
         if n_down not in (1, 2): raise ValueError(f"n_down={n_down}: E_s halves once or twice")
-        def conv(c, d, k, stride=1, act=True): return ConvBlock(c, d, k, stride, norm="instance", act=act)
+        def conv(c, d, k, stride=1, act=True):
+            return ConvBlock(c, d, k, stride, norm="instance", act=act)
         w, self.code_dim, self.n_down = width, 8 * width, n_down
         self.conv1 = conv(1, w, 3, stride=n_down)
         self.conv2 = conv(w, 2 * w, 3)

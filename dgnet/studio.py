@@ -38,17 +38,21 @@ def pick_photos(
     if most < 1: raise ValueError(f"most={most}: take one photo or more")
     if isinstance(photos, Tensor):
         if photos.dtype != torch.uint8 or photos.ndim != 4 or photos.shape[1:] != (3, height, width) or not len(photos):
-            raise ValueError(f"photos: {photos.dtype} {tuple(photos.shape)}, where uint8 (n, 3, {height}, {width}) with n > 0 is expected. Give files or a folder, they are resized")
+            raise ValueError(f"photos: {photos.dtype} {tuple(photos.shape)}, where uint8 (n, 3, {height}, {width}) "
+                             "with n > 0 is expected. Give files or a folder, they are resized")
         return photos, [f"photo {k + 1}" for k in range(len(photos))]
     if isinstance(photos, (str, Path)):
         split = open_gallery(photos).split
         found = split.take(split.ids != -1).paths   # no junk: half a person
         files = [found[k] for k in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))]
-    else: files = [Path(p).expanduser() for p in photos]
+    else:
+        files = [Path(p).expanduser() for p in photos]
     if not files: raise ValueError("photos: none to show. Give one photo or more")
     for p in files:
-        if not p.is_file(): raise FileNotFoundError(f"{p}: no such photo. Check the path; a folder is given by itself, not in a list")
-    return torch.from_numpy(np.stack([read_image(p, height, width) for p in files])).permute(0, 3, 1, 2).contiguous(), [p.name for p in files]
+        if not p.is_file():
+            raise FileNotFoundError(f"{p}: no such photo. Check the path; a folder is given by itself, not in a list")
+    return (torch.from_numpy(np.stack([read_image(p, height, width) for p in files])).permute(0, 3, 1, 2).contiguous(),
+            [p.name for p in files])
 
 # %% ../nbs/55_studio.ipynb #4ed322c7
 class Mixer:
@@ -59,20 +63,26 @@ class Mixer:
         images: UInt8[Tensor, "n 3 h w"],  # photos
         names: Sequence[str],              # one for each
     ):
-        if not len(images) or len(images) != len(names): raise ValueError(f"{len(images)} photos and {len(names)} names: give at least one photo, and a name for each")
+        if not len(images) or len(images) != len(names):
+            raise ValueError(f"{len(images)} photos and {len(names)} names: give at least one photo, and a name for "
+                             "each")
         self.model, self.images, self.names, self.a, self.s = model, images[:0].cpu(), [], [], []
         for image, name in zip(images, names): self.add(image, name)
 
     def add(self, image: UInt8[Tensor, "3 h w"], name: str) -> int:
         "One more photo; its number."
         x = from_uint8(image[None].to(next(self.model.parameters()).device))
-        with evaluating(self.model): self.a.append(self.model.encode_appearance(x)); self.s.append(self.model.encode_structure(x))
-        self.images = torch.cat([self.images, image[None].cpu()]); self.names.append(name)
+        with evaluating(self.model):
+            self.a.append(self.model.encode_appearance(x))
+            self.s.append(self.model.encode_structure(x))
+        self.images = torch.cat([self.images, image[None].cpu()])
+        self.names.append(name)
         return len(self.names) - 1
 
     def picture(self, i: int, j: int, t_a: float | int, t_s: float | int) -> Float[Tensor, "3 h w"]:
         "x(t_a, t_s) between photos i and j: RGB in [0, 1] on the CPU."
-        with evaluating(self.model): x = self.model.G((1 - t_a) * self.a[i] + t_a * self.a[j], (1 - t_s) * self.s[i] + t_s * self.s[j])
+        with evaluating(self.model):
+            x = self.model.G((1 - t_a) * self.a[i] + t_a * self.a[j], (1 - t_s) * self.s[i] + t_s * self.s[j])
         return denormalise(x)[0].cpu()
 
     def board(self, i: int, j: int, n: int = 5) -> Float[Tensor, "k 3 h w"]:
@@ -87,7 +97,8 @@ def png_bytes(
 ) -> bytes:
     "A PNG, enlarged without smoothing: what is seen are the network's own pixels."
     h, w = x01.shape[1:]
-    picture = Image.fromarray(to_uint8(x01).permute(1, 2, 0).numpy()).resize((max(1, round(w * height / h)), height), Image.Resampling.NEAREST)
+    picture = Image.fromarray(to_uint8(x01).permute(1, 2, 0).numpy()).resize((max(1, round(w * height / h)), height),
+                                                                             Image.Resampling.NEAREST)
     out = io.BytesIO()
     picture.save(out, "PNG", compress_level=1)
     return out.getvalue()
@@ -107,8 +118,11 @@ def board_figure(
         axes[row, col + 2].imshow(x.permute(1, 2, 0).numpy(), interpolation="nearest")
         if row == 0: axes[row, col + 2].set_title(f"$t_a$ = {col / (n - 1):g}", fontsize=8, pad=3)
     for column, who, k in ((0, "$x_i$", i), (n + 3, "$x_j$", j)):
-        axes[n // 2, column].imshow(mixer.images[k].permute(1, 2, 0).numpy(), interpolation="nearest"); axes[n // 2, column].set_title(who, fontsize=9, pad=3)
-    for row in range(n): axes[row, 1].text(0.95, 0.5, f"$t_s$ = {row / (n - 1):g}", rotation=90, ha="right", va="center", transform=axes[row, 1].transAxes, fontsize=8)
+        axes[n // 2, column].imshow(mixer.images[k].permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes[n // 2, column].set_title(who, fontsize=9, pad=3)
+    for row in range(n):
+        axes[row, 1].text(0.95, 0.5, f"$t_s$ = {row / (n - 1):g}", rotation=90, ha="right", va="center",
+                          transform=axes[row, 1].transAxes, fontsize=8)
     return fig
 
 # %% ../nbs/55_studio.ipynb #7a36282d
@@ -121,35 +135,47 @@ class Studio(widgets.VBox):
     ):
         self.mixer, self.height = mixer, height
         menu = [(name, k) for k, name in enumerate(mixer.names)]
-        self.i, self.j = (widgets.Dropdown(options=menu, value=k, description=d) for k, d in ((0, "photo i"), (min(1, len(menu) - 1), "photo j")))
-        self.t_a, self.t_s = (widgets.FloatSlider(0, min=0, max=1, step=0.05, description=d, continuous_update=True) for d in ("appearance", "structure"))
+        self.i, self.j = (widgets.Dropdown(options=menu, value=k, description=d) for k,
+                          d in ((0, "photo i"), (min(1, len(menu) - 1), "photo j")))
+        self.t_a, self.t_s = (widgets.FloatSlider(0, min=0, max=1, step=0.05, description=d, continuous_update=True)
+                              for d in ("appearance", "structure"))
         self.reset = widgets.Button(description="reset", tooltip="both sliders to photo i")
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="add a photo")
         self.x_i, self.picture, self.x_j = (widgets.Image(format="png") for _ in range(3))
         self.said = widgets.Label()
         for w in (self.i, self.j): w.observe(self._photos, "value")
         for w in (self.t_a, self.t_s): w.observe(self._draw, "value")
-        self.reset.on_click(self._reset); self.upload.observe(self._upload, "value")
-        super().__init__([widgets.HBox([self.i, self.j, self.upload]), widgets.HBox([self.t_a, self.t_s, self.reset]), widgets.HBox([self.x_i, self.picture, self.x_j]), self.said])
+        self.reset.on_click(self._reset)
+        self.upload.observe(self._upload, "value")
+        super().__init__([widgets.HBox([self.i, self.j, self.upload]), widgets.HBox([self.t_a, self.t_s, self.reset]),
+                          widgets.HBox([self.x_i, self.picture, self.x_j]), self.said])
         self._photos()
 
     def _photos(self, change=None) -> None:
-        for w, k in ((self.x_i, self.i.value), (self.x_j, self.j.value)): w.value = png_bytes(self.mixer.images[k] / 255, self.height)
+        for w, k in ((self.x_i, self.i.value), (self.x_j, self.j.value)):
+            w.value = png_bytes(self.mixer.images[k] / 255, self.height)
         self._draw()
 
     def _draw(self, change=None) -> None:
         t_a, t_s = self.t_a.value, self.t_s.value
         self.picture.value = png_bytes(self.mixer.picture(self.i.value, self.j.value, t_a, t_s), self.height)
-        self.said.value = f"left: photo i, right: photo j; between them {1 - t_a:.0%} appearance and {1 - t_s:.0%} structure of i"
+        self.said.value = (f"left: photo i, right: photo j; between them {1 - t_a:.0%} appearance and {1 - t_s:.0%} "
+                           "structure of i")
 
     def _reset(self, button=None) -> None: self.t_a.value = self.t_s.value = 0.0
 
     def _upload(self, change) -> None:
         for file in self.upload.value:
-            try: k = self.mixer.add(read_upload(file["content"], file["name"], *self.mixer.images.shape[2:]), file["name"])
-            except OSError as e: self.said.value = str(e); return
+            try:
+                k = self.mixer.add(read_upload(file["content"], file["name"], *self.mixer.images.shape[2:]),
+                                   file["name"])
+            except OSError as e:
+                self.said.value = str(e)
+                return
             menu = [(name, n) for n, name in enumerate(self.mixer.names)]
-            for w, chosen in ((self.i, self.i.value), (self.j, k)): w.options = menu; w.value = chosen
+            for w, chosen in ((self.i, self.i.value), (self.j, k)):
+                w.options = menu
+                w.value = chosen
 
 # %% ../nbs/55_studio.ipynb #025fc280
 def read_upload(
@@ -162,7 +188,9 @@ def read_upload(
     try:
         with Image.open(io.BytesIO(bytes(content))) as im:
             pixels = np.array(to_rgb(im).resize((width, height), Image.Resampling.BICUBIC))
-    except Exception as e: raise OSError(f"{name}: not a readable image ({type(e).__name__}). Upload a JPEG or PNG") from e   # a damaged file can make a decoder raise anything
+    # a damaged file can make a decoder raise anything
+    except Exception as e:
+        raise OSError(f"{name}: not a readable image ({type(e).__name__}). Upload a JPEG or PNG") from e
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 def swap_studio(

@@ -29,7 +29,6 @@ from .renderer import render
 # %% ../nbs/13_synthetic.ipynb #98055e2f
 RENDER_VERSION = 4  # raised by hand when pixels move; part of the marker
 
-
 class PlannedPhoto(NamedTuple):
     "One planned photo."
     file: str  # path below the domain's folder
@@ -39,7 +38,6 @@ class PlannedPhoto(NamedTuple):
     pid: int  # label in the file name
     camera: int  # 1-based
 
-
 FOLDERS = {
     "market": dict(train="bounding_box_train", query="query", gallery="bounding_box_test", multi_query="gt_bbox"),
     "duke": dict(train="bounding_box_train", query="query", gallery="bounding_box_test"),
@@ -47,7 +45,6 @@ FOLDERS = {
     "cuhk03": dict(train="bounding_box_train", query="query", gallery="bounding_box_test"),
     "strangers": dict(train="bounding_box_train", query="query", gallery="bounding_box_test"),
 }
-
 
 def _name(world, pid, camera, k, box=1, group="train"):
     "A file name in the style of the real set; k makes it unique within (pid, camera)."
@@ -62,12 +59,10 @@ def _name(world, pid, camera, k, box=1, group="train"):
     hour = ("morning", "noon", "afternoon")[(pid + camera) % 3]
     return f"{pid:04d}_{k:03d}_{camera:02d}_{'0113' if camera % 2 else '0303'}{hour}_{frame % 10000:04d}_{k % 3}.jpg"
 
-
 def _file(world, split, name):
     "Where a photo of a split lives."
     folder = FOLDERS[world].get(split, split)
     return f"{folder}/{name[:4]}/{name}" if world == "msmt17" else f"{folder}/{name}"
-
 
 def _appearances(rng, w: World, per_id: int, most: int = 6):
     "Cameras of one person's photos: at most so many cameras, two photos or more in each."
@@ -76,7 +71,8 @@ def _appearances(rng, w: World, per_id: int, most: int = 6):
     return np.sort(np.concatenate([cams, rng.choice(cams, max(0, per_id - 2 * n)), cams])[: max(per_id, n)]) + 1
 
 # %% ../nbs/13_synthetic.ipynb #e53fc1d9
-def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_per_id: int, test_images_per_id: int, seed: int, train_cameras: int = 2) -> list:
+def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_per_id: int, test_images_per_id: int,
+         seed: int, train_cameras: int = 2) -> list:
     "Every photo of a domain: who, where, in which file."
     w, rng = WORLDS[world], np.random.default_rng([seed, WORLDS[world].seed, 4])
     base = 0 if world == "msmt17" else 1  # MSMT17 counts people from 0, in each part anew
@@ -86,7 +82,8 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
     for group, n in (("train", n_train_ids), ("test", n_test_ids), ("val", n_val_ids)):
         for person in range(n):
             seen, pid = set(), first[group] + person
-            for k, cam in enumerate(_appearances(rng, w, *((images_per_id, train_cameras) if group == "train" else (test_images_per_id, 6)))):
+            for k, cam in enumerate(_appearances(rng, w, *((images_per_id, train_cameras) if group == "train"
+                                                           else (test_images_per_id, 6)))):
                 cam = int(cam)
                 split = "train" if group == "train" else "gallery" if cam in seen else "query"
                 split = f"val_{split}" if group == "val" else split
@@ -99,9 +96,9 @@ def plan(world: str, n_train_ids: int, n_test_ids: int, n_val_ids: int, images_p
                     out.append(PlannedPhoto(f"gt_bbox/{name}", "multi_query", group, person, pid, cam))
     return out + _extras(world, w, rng, n_test_ids, first["val"] + n_val_ids)
 
-
 def _extras(world, w, rng, n, next_id):
-    "What else the real galleries hold: Market-1501's distractors (0000) and junk (-1), DukeMTMC-reID's distractor people."
+    """What else the real galleries hold: Market-1501's distractors (0000) and junk (-1), DukeMTMC-reID's distractor
+    people."""
     out, m = [], max(2, n // 3)
     if world in ("msmt17", "cuhk03", "strangers"):
         return out
@@ -110,7 +107,8 @@ def _extras(world, w, rng, n, next_id):
         pid = 0 if world == "market" else next_id + k
         out.append(PlannedPhoto(_file(world, "gallery", _name(world, pid, cam, k, 3)), "gallery", "other", k, pid, cam))
         if world == "market":
-            out.append(PlannedPhoto(_file(world, "gallery", _name(world, -1, cam, k, 4)), "gallery", "junk", int(rng.integers(n)), -1, cam))
+            out.append(PlannedPhoto(_file(world, "gallery", _name(world, -1, cam, k, 4)), "gallery", "junk",
+                                    int(rng.integers(n)), -1, cam))
     return out
 
 # %% ../nbs/13_synthetic.ipynb #6751e0d4
@@ -134,10 +132,10 @@ class Factors(NamedTuple):
             p = Path(p)
             p = p.resolve().relative_to(self.root.resolve()).as_posix() if p.is_absolute() else p.as_posix()
             if p not in where:
-                raise KeyError(f"{p} is not in {self.root / 'factors.csv'}; ask for files of this domain, as it was written")
+                raise KeyError(f"{p} is not in {self.root / 'factors.csv'}; ask for files of this domain, as it was "
+                               "written")
             index.append(where[p])
         return take_rows(self.appearance, index), take_rows(self.structure, index)
-
 
 def _misplaced(photos, s):
     "Distractors and junk are bad boxes: half of the person, or far too large."
@@ -147,26 +145,26 @@ def _misplaced(photos, s):
     x = torch.where(bad & odd, s.x + 0.55 * sign, s.x)
     y = torch.where(bad & ~odd, s.y + 0.45 * sign, s.y)
     first = {p.file.split("/")[-1]: k for k, p in enumerate(photos) if p.split == "query"}
-    same = torch.tensor([first.get(p.file.split("/")[-1], k) if p.split == "multi_query" else k for k, p in enumerate(photos)])
+    same = torch.tensor([first.get(p.file.split("/")[-1], k) if p.split == "multi_query" else k for k,
+                         p in enumerate(photos)])
     return take_rows(vary(s, x=x.round(decimals=4), y=y.round(decimals=4)), same)
 
 # %% ../nbs/13_synthetic.ipynb #3843f2eb
-INTEGER_FACTORS = ("top_pattern", "print_kind", "print_back", "bottom_kind", "bottom_pattern", "hair_style", "carried", "carried_side", "scene", "seed")
-
+INTEGER_FACTORS = ("top_pattern", "print_kind", "print_back", "bottom_kind", "bottom_pattern", "hair_style", "carried",
+                   "carried_side", "scene", "seed")
 
 def _columns_of(kind):
     "CSV columns of a NamedTuple of factors."
     return [c for f in kind._fields for c in ([f"{f}_{x}" for x in "rgb"] if "rgb" in f else [f])]
-
 
 def _cells(rows):
     "The factors as text, a list per photo."
     cols = []
     for t in rows:
         for c in t.view(len(t), -1).unbind(1):
-            cols.append([str(int(v)) for v in c.tolist()] if c.dtype == torch.int64 else [f"{v:.4f}".rstrip("0").rstrip(".") for v in c.tolist()])
+            cols.append([str(int(v)) for v in c.tolist()] if c.dtype == torch.int64
+                        else [f"{v:.4f}".rstrip("0").rstrip(".") for v in c.tolist()])
     return list(map(list, zip(*cols)))
-
 
 def _parse(kind, table):
     "A NamedTuple of factors from CSV columns."
@@ -175,9 +173,9 @@ def _parse(kind, table):
         names = [f"{f}_{x}" for x in "rgb"] if "rgb" in f else [f]
         v = np.stack([np.array(table[n], dtype=np.float64) for n in names], -1)
         whole = f in INTEGER_FACTORS
-        out.append(torch.from_numpy(v.astype(np.int64 if whole else np.float32)[:, 0] if len(names) == 1 else v.astype(np.float32)))
+        out.append(torch.from_numpy(v.astype(np.int64 if whole else np.float32)[:, 0] if len(names) == 1
+                                    else v.astype(np.float32)))
     return kind(*out)
-
 
 def read_factors(root: str | Path) -> Factors:
     "The factors table of a domain that `write_domain` wrote; raises FileNotFoundError where there is none."
@@ -187,9 +185,9 @@ def read_factors(root: str | Path) -> Factors:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     t = dict(zip(rows[0], zip(*rows[1:])))
-    number = lambda name: np.array(t[name], dtype=np.int64)
-    return Factors(Path(root), list(t["file"]), list(t["split"]), number("id"), number("camera"), list(t["person"]), number("outfit"),
-                   _parse(Appearance, t), _parse(Structure, t))  # fmt: skip
+    def number(name): return np.array(t[name], dtype=np.int64)
+    return Factors(Path(root), list(t["file"]), list(t["split"]), number("id"), number("camera"), list(t["person"]),
+                   number("outfit"), _parse(Appearance, t), _parse(Structure, t))
 
 # %% ../nbs/13_synthetic.ipynb #3b5b5a84
 def _scenes(world, photos, sizes, seed):
@@ -211,7 +209,6 @@ def _scenes(world, photos, sizes, seed):
     back = torch.tensor(order).argsort()
     return take_rows(a, back), _misplaced(photos, take_rows(s, back)), who, outfit
 
-
 def _write_table(root, photos, a, s, who, outfit):
     "factors.csv."
     head = ["file", "split", "id", "camera", "person", "outfit", *_columns_of(Appearance), *_columns_of(Structure)]
@@ -221,13 +218,13 @@ def _write_table(root, photos, a, s, who, outfit):
         for p, w, o, x, y in zip(photos, who, outfit, _cells(a), _cells(s)):
             out.writerow([p.file, p.split, p.pid, p.camera, w, o, *x, *y])
 
-
 def _write_photos(root, photos, a, s, height, width, quality, device, report=None, chunk=256):
     "Render and store every photo."
     for folder in {str(Path(p.file).parent) for p in photos}:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for index in torch.arange(len(photos)).split(chunk):
-        image = render(rows_to_device(take_rows(a, index), device), rows_to_device(take_rows(s, index), device), height, width).image
+        image = render(rows_to_device(take_rows(a, index), device), rows_to_device(take_rows(s, index), device), height,
+                       width).image
         for i, x in zip(index.tolist(), to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()):
             how = {} if photos[i].file.endswith(".png") else dict(quality=quality, subsampling=0)
             Image.fromarray(x).save(root / photos[i].file, **how)
@@ -248,7 +245,6 @@ def _write_lists(root, photos):
     for name, lines in lists.items():
         (root / f"list_{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-
 def write_domain(
     world_name: str,  # market, duke, msmt17 or cuhk03
     root: str | Path,  # folder that holds the domains; the domain gets its real name below it
@@ -265,11 +261,13 @@ def write_domain(
     device: str | torch.device = "cpu",  # where to render
     report: Callable[[int, int], None] | None = None,  # told how many photos are done, of how many
 ) -> Path:
-    "Render a domain in the real set's layout, once; returns its folder. Raises FileExistsError if the folder holds something else."
+    """Render a domain in the real set's layout, once; returns its folder. Raises FileExistsError if the folder holds
+    something else."""
     if world_name not in WORLDS:
         raise ValueError(f"write_domain: no world called {world_name!r}; there are {', '.join(WORLDS)}")
-    about = dict(world=world_name, n_train_ids=n_train_ids, n_test_ids=n_test_ids, n_val_ids=n_val_ids, images_per_id=images_per_id, test_images_per_id=test_images_per_id,
-                 height=height, width=width, seed=seed, quality=quality, train_cameras=train_cameras, render_version=RENDER_VERSION)  # fmt: skip
+    about = dict(world=world_name, n_train_ids=n_train_ids, n_test_ids=n_test_ids, n_val_ids=n_val_ids,
+                 images_per_id=images_per_id, test_images_per_id=test_images_per_id, height=height, width=width,
+                 seed=seed, quality=quality, train_cameras=train_cameras, render_version=RENDER_VERSION)
     about["hash"] = short_hash(about)
     (root := Path(root)).mkdir(parents=True, exist_ok=True)
     final = root / WORLDS[world_name].folder
@@ -284,13 +282,14 @@ def _is_complete(final, about):
         return False
     marker = final / "synthetic.json"
     if not marker.is_file():
-        raise FileExistsError(f"{final} exists and was not written by write_domain (no {marker.name}). Choose another root, or move it away")
+        raise FileExistsError(f"{final} exists and was not written by write_domain (no {marker.name}). Choose another "
+                              "root, or move it away")
     there = json.loads(marker.read_text(encoding="utf-8"))
     if there.get("hash") == about["hash"]:
         return True
-    differ = ", ".join(f"{k} is {there.get(k)}, asked {v}" for k, v in about.items() if k != "hash" and there.get(k) != v)
+    differ = ", ".join(f"{k} is {there.get(k)}, asked {v}" for k, v in about.items() if k != "hash"
+                       and there.get(k) != v)
     raise FileExistsError(f"{final} holds another rendering ({differ}). Choose another root, or delete the folder")
-
 
 def _build(final, about, device, report=None):
     "Write beside, then rename: a folder with the final name is always whole."
@@ -298,9 +297,11 @@ def _build(final, about, device, report=None):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)  # CUHK03-NP holds a folder of detected boxes
     ids = {k: about[k] for k in ("n_train_ids", "n_test_ids", "n_val_ids")}
-    photos = plan(about["world"], **ids, images_per_id=about["images_per_id"], test_images_per_id=about["test_images_per_id"],
-                  seed=about["seed"], train_cameras=about["train_cameras"])
-    sizes = dict(train=ids["n_train_ids"], test=ids["n_test_ids"], val=ids["n_val_ids"], other=max(2, ids["n_test_ids"] // 3))
+    photos = plan(about["world"], **ids, images_per_id=about["images_per_id"],
+                  test_images_per_id=about["test_images_per_id"], seed=about["seed"],
+                  train_cameras=about["train_cameras"])
+    sizes = dict(train=ids["n_train_ids"], test=ids["n_test_ids"], val=ids["n_val_ids"],
+                 other=max(2, ids["n_test_ids"] // 3))
     a, s, who, outfit = _scenes(about["world"], photos, sizes, about["seed"])
     _write_photos(part, photos, a, s, about["height"], about["width"], about["quality"], device, report)
     _write_table(part, photos, a, s, who, outfit)

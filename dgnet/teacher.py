@@ -25,8 +25,10 @@ from .photos import augment, cache_on_device, index_to_device, random_erasing
 # %% ../nbs/36_teacher.ipynb #5cf6667e
 def teacher_config(cfg: Config) -> dict:
     "The part of a configuration that a teacher depends on: runs that share it share the teacher."
-    keep = ("dataset", "source", "height", "width", "pad", "flip", "people", "shots", "cameras", "test_people", "test_shots", "val_people", "ea_block", "ea_blocks",
-            "ea_width", "ea_pool", "ea_init", "embed_dim", "drop_prim", "seed", "precision", "teacher_iter", "teacher_batch", "teacher_lr", "teacher_erasing", "momentum", "decay_at")
+    keep = ("dataset", "source", "height", "width", "pad", "flip", "people", "shots", "cameras", "test_people",
+            "test_shots", "val_people", "ea_block", "ea_blocks", "ea_width", "ea_pool", "ea_init", "embed_dim",
+            "drop_prim", "seed", "precision", "teacher_iter", "teacher_batch", "teacher_lr", "teacher_erasing",
+            "momentum", "decay_at")
     start = {"start": strangers_key(cfg)} if cfg.ea_init == "rendered" else {}
     return {k: getattr(cfg, k) for k in keep} | start
 
@@ -54,21 +56,27 @@ class TeacherState:
         torch.manual_seed(cfg.seed + 1)
         self.cfg, self.it, self.seconds = cfg, 0, 0.0
         self.net = make_teacher(cfg, n_ids)
-        if (cfg.ea_init == "rendered") != (start is not None): raise ValueError("ea_init='rendered' and the strangers' backbone belong together: give `start` with it, and only with it")
+        if (cfg.ea_init == "rendered") != (start is not None):
+            raise ValueError("ea_init='rendered' and the strangers' backbone belong together: give `start` with it, "
+                             "and only with it")
         if start is not None: self.net.start_from(start, RENDERED)
         self.net.to(device, memory_format=torch.channels_last).train()
-        self.optimiser = torch.optim.SGD(self.net.parameters(), lr=cfg.teacher_lr, momentum=cfg.momentum, nesterov=True, weight_decay=5e-4)
+        self.optimiser = torch.optim.SGD(self.net.parameters(), lr=cfg.teacher_lr, momentum=cfg.momentum, nesterov=True,
+                                         weight_decay=5e-4)
         self.rng = torch.Generator().manual_seed(cfg.seed + 1)
 
     def state_dict(self) -> dict:
         return {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "rng": self.rng.get_state(),
-                "torch_rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-                "it": self.it, "seconds": self.seconds}
+                "torch_rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available()
+                else None, "it": self.it, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
-        self.net.load_state_dict(state["net"]); self.optimiser.load_state_dict(state["optimiser"])
-        self.rng.set_state(state["rng"]); torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state["cuda_rng"])
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.set_state(state["rng"])
+        torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
         self.it, self.seconds = state["it"], state["seconds"]
 
 # %% ../nbs/36_teacher.ipynb #f03fd707
@@ -80,12 +88,16 @@ def teacher_step(
     "One step of cross-entropy on augmented, erased photos."
     cfg, rng = state.cfg, state.rng
     device = next(state.net.parameters()).device
-    for group in state.optimiser.param_groups: group["lr"] = teacher_rate(state.it, cfg)
+    for group in state.optimiser.param_groups:
+        group["lr"] = teacher_rate(state.it, cfg)
     rows = torch.randint(len(images), (cfg.teacher_batch,), generator=rng)
-    x = random_erasing(from_uint8(augment(index_to_device(images, rows, device), rng, cfg.pad, cfg.flip)), rng, cfg.teacher_erasing)
+    x = random_erasing(from_uint8(augment(index_to_device(images, rows, device), rng, cfg.pad, cfg.flip)), rng,
+                       cfg.teacher_erasing)
     with torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
         loss = l_id(state.net(x).logits, index_to_device(labels, rows, device))
-    state.optimiser.zero_grad(set_to_none=True); loss.backward(); state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimiser.step()
     state.it += 1
     return loss.detach()
 
@@ -114,7 +126,9 @@ def train_teacher(
         check_losses(values, state.it)
         if log and report: report(Progress(state.it, cfg.teacher_iter, state.seconds), values)
         if save:
-            check_weights(state.net, state.it); save_state(state, path); saved = time.monotonic()
+            check_weights(state.net, state.it)
+            save_state(state, path)
+            saved = time.monotonic()
             stop_in_time()
     check_weights(state.net, state.it)
     if path: path.unlink(missing_ok=True)
@@ -129,13 +143,15 @@ def soft_label(
     y_i: Int[Tensor, "b"] | None = None,  # whose appearance: `conditional` and `two_label` ask for it
     y_j: Int[Tensor, "b"] | None = None,  # whose structure: `two_label` asks for it
 ) -> Float[Tensor, "b k"]:
-    "q (Eq. 8): the mean of the teacher's softmax over the image and its mirror image, or one of four older answers. ValueError for a fifth."
+    """q (Eq. 8): the mean of the teacher's softmax over the image and its mirror image, or one of four older answers.
+    ValueError for a fifth."""
     k = teacher.head.classifier.out_features
     if cfg.soft_label == "lsro": return torch.full((len(x), k), 1 / k, device=x.device)
     if cfg.soft_label == "conditional": return F.one_hot(y_i, k).float()
     q = (teacher(x).logits.float().softmax(1) + teacher(x.flip(3)).logits.float().softmax(1)) / 2
     if cfg.soft_label == "teacher": return q
     if cfg.soft_label == "pseudo": return F.one_hot(q.argmax(1), k).float()
-    if cfg.soft_label != "two_label": raise ValueError(f"soft_label={cfg.soft_label!r}: choose teacher, pseudo, lsro, conditional or two_label")
+    if cfg.soft_label != "two_label":
+        raise ValueError(f"soft_label={cfg.soft_label!r}: choose teacher, pseudo, lsro, conditional or two_label")
     q = (q + 1e-9) * (F.one_hot(y_i, k) | F.one_hot(y_j, k))   # never nothing at all
     return q / q.sum(1, keepdim=True)

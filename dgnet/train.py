@@ -58,11 +58,13 @@ def draw_batch(
     cfg: Config,
     device: torch.device | None = None,  # where the batch is needed; None: where the photos are
 ) -> Batch:
-    "The next batch: clean photos for the generator, erased copies for the identity loss. Chance comes from the CPU, the pixels move on the device."
+    """The next batch: clean photos for the generator, erased copies for the identity loss. Chance comes from the CPU,
+    the pixels move on the device."""
     device = device or images.device
     i, j, t_i, t_j = next(sampler)
     rows = torch.cat([i, j])
-    def load(index): return from_uint8(augment(index_to_device(images, index, device), rng, cfg.pad, cfg.flip))
+    def load(index):
+        return from_uint8(augment(index_to_device(images, index, device), rng, cfg.pad, cfg.flip))
     x, t = load(rows), load(torch.cat([t_i, t_j]))
     def erase(v): return random_erasing(v, rng, cfg.erasing)
     return Batch(x, t, erase(x), erase(t), index_to_device(labels, rows, device))
@@ -72,7 +74,8 @@ def batch_to(
     device: torch.device,
 ) -> Batch:
     "The batch where the networks are, in their memory format."
-    def move(v): return to_device(v, device).to(memory_format=torch.channels_last) if v.ndim == 4 else to_device(v, device)
+    def move(v):
+        return to_device(v, device).to(memory_format=torch.channels_last) if v.ndim == 4 else to_device(v, device)
     return Batch(*map(move, batch))
 
 # %% ../nbs/37_train.ipynb #b95f821a
@@ -86,13 +89,18 @@ def frozen(
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     drops = [m for m in net.modules() if isinstance(m, nn.Dropout) and m.training and not dropout]
     for p in params: p.requires_grad_(False)
-    for m in norms: m.track_running_stats = False
-    for m in drops: m.training = False
-    try: yield net
+    for m in norms:
+        m.track_running_stats = False
+    for m in drops:
+        m.training = False
+    try:
+        yield net
     finally:
         for p in params: p.requires_grad_(True)
-        for m in norms: m.track_running_stats = True
-        for m in drops: m.training = True
+        for m in norms:
+            m.track_running_stats = True
+        for m in drops:
+            m.training = True
 
 # %% ../nbs/37_train.ipynb #45c13719
 def encode_in_passes(
@@ -101,7 +109,8 @@ def encode_in_passes(
     cfg: Config,                   # `merge_passes`
     size: int,                     # rows of one official pass
 ) -> AppearanceOut:
-    "E_a on images: all in one pass, or `size` at a time as the official code does (their batch norm statistics differ)."
+    """E_a on images: all in one pass, or `size` at a time as the official code does (their batch norm statistics
+    differ)."""
     if cfg.merge_passes: return E_a(x)
     outs = [E_a(part) for part in x.split(size)]
     return AppearanceOut(*(torch.cat(field) for field in zip(*outs)))
@@ -150,7 +159,8 @@ def identity_losses(
     b = len(batch.x)
     out = encode_in_passes(model.E_a, torch.cat([batch.x_erased, batch.t_erased]), cfg, b // 2)
     x_prim, t_prim = out.logits_prim.split(b)
-    return {"id_s": 2 * l_id(x_prim, batch.y) + 2 * l_id(t_prim, batch.y), "id_s_fine": 2 * l_id(out.logits_fine[:b], batch.y)}
+    return {"id_s": 2 * l_id(x_prim, batch.y) + 2 * l_id(t_prim, batch.y), "id_s_fine": 2 * l_id(out.logits_fine[:b],
+                                                                                                 batch.y)}
 
 # %% ../nbs/37_train.ipynb #3160b5da
 def image_losses(
@@ -159,10 +169,13 @@ def image_losses(
     made: Decoded,  # swaps and reconstructions, attached to whoever made them
     cfg: Config,    # `adv` (D4)
 ) -> tuple[dict[str, Float[Tensor, ""]], AppearanceOut]:
-    "L^img1, L^img2, L_adv, L^c_id (Eqs 1, 2, 6, 7): what a generated image is worth; and what a frozen E_a reads in it."
+    """L^img1, L^img2, L_adv, L^c_id (Eqs 1, 2, 6, 7): what a generated image is worth; and what a frozen E_a reads in
+    it."""
     losses = {"img1": 2 * l_img(batch.x, made.x_self), "img2": 2 * l_img(batch.x, made.x_pos)}
-    with frozen(model.D): losses["adv"] = 2 * l_adv_g(model.D(made.x_swap), cfg.adv)
-    with frozen(model.E_a): seen = encode_in_passes(model.E_a, made.x_swap, cfg, len(batch.x) // 2)
+    with frozen(model.D):
+        losses["adv"] = 2 * l_adv_g(model.D(made.x_swap), cfg.adv)
+    with frozen(model.E_a):
+        seen = encode_in_passes(model.E_a, made.x_swap, cfg, len(batch.x) // 2)
     return losses | {"id_c": 2 * l_id(seen.logits_prim, batch.y)}, seen
 
 # %% ../nbs/37_train.ipynb #1aef3c9f
@@ -174,14 +187,19 @@ def code_losses(
     again: bool,          # this step's coin: train the second-pass encoders on detached swaps
     cfg: Config,          # `detach_code` (D1), `code1_live` (D2), `lam_cyc` (D3)
 ) -> dict[str, Float[Tensor, ""]]:
-    "L^code1, L^code2 (Eqs 4, 5) and the cycle term (D3). An encoder and its generated input never learn in the same step."
+    """L^code1, L^code2 (Eqs 4, 5) and the cycle term (D3). An encoder and its generated input never learn in the same
+    step."""
     a_again = seen.a if cfg.code1_live else seen.a.detach()   # D2: in the official recipe a constant from here on
-    if again and not cfg.detach_code: a_again = encode_in_passes(model.E_a, made.x_swap.detach(), cfg, len(batch.x) // 2).a
-    if again: s_again = model.E_s(grey(made.x_swap.detach()))
+    if again and not cfg.detach_code:
+        a_again = encode_in_passes(model.E_a, made.x_swap.detach(), cfg, len(batch.x) // 2).a
+    if again:
+        s_again = model.E_s(grey(made.x_swap.detach()))
     else:
-        with frozen(model.E_s): s_again = model.E_s(grey(made.x_swap))
+        with frozen(model.E_s):
+            s_again = model.E_s(grey(made.x_swap))
     losses = {"code1": 2 * l_code(made.a, a_again), "code2": 2 * l_code(swap(made.s), s_again)}
-    if cfg.lam_cyc: losses["cyc"] = 2 * l_img(batch.x, model.G(a_again.detach(), swap(s_again)))
+    if cfg.lam_cyc:
+        losses["cyc"] = 2 * l_img(batch.x, model.G(a_again.detach(), swap(s_again)))
     return losses
 
 # %% ../nbs/37_train.ipynb #e6a3d2d1
@@ -197,10 +215,13 @@ def feed_losses(
     fed: GeneratedBatch,            # this step's swaps, or a handful from the store
     cfg: Config,         # `merge_passes`, `soft_label`
 ) -> dict[str, Float[Tensor, ""]]:
-    "L_prim and L_fine (Eqs 8, 9): detached swaps go back into E_a, with the teacher's opinion and the structure's name."
+    """L_prim and L_fine (Eqs 8, 9): detached swaps go back into E_a, with the teacher's opinion and the structure's
+    name."""
     half = len(fed.x_ij) // 2
     out = encode_in_passes(model.E_a, fed.x_ij, cfg, half)
-    with frozen(teacher, dropout=True):   # its statistics stay as they are
+    # its statistics stay as they are   # its statistics stay as they are
+    # its statistics stay as they are   # its statistics stay as they are
+    with frozen(teacher, dropout=True):   # its statistics stay as they are   # its statistics stay as they are
         size = 2 * half if cfg.merge_passes else half
         q = torch.cat([soft_label(teacher, x, cfg, y_i, y_j) for x, y_i, y_j in zip(*(v.split(size) for v in fed))])
     return {"prim": 2 * l_prim(q, out.logits_prim), "fine": 2 * l_id(out.logits_fine, fed.y_j)}
@@ -226,12 +247,15 @@ def loss_groups(
     again: bool,           # this iteration's coin
     cfg: Config,
 ) -> Iterator[dict[str, Float[Tensor, ""]]]:
-    "Every loss but D's whose weight is not 0, both directions summed, in groups that share no graph: each can go backward before the next is computed."
+    """Every loss but D's whose weight is not 0, both directions summed, in groups that share no graph: each can go
+    backward before the next is computed."""
     yield identity_losses(model, batch, cfg)
     losses, seen = image_losses(model, batch, made, cfg)
-    if w["code1"] or w["code2"] or w["cyc"]: losses |= code_losses(model, batch, made, seen, again, cfg)
+    if w["code1"] or w["code2"] or w["cyc"]:
+        losses |= code_losses(model, batch, made, seen, again, cfg)
     yield losses
-    if w["prim"] or w["fine"]: yield feed_losses(model, teacher, GeneratedBatch(made.x_swap.detach(), batch.y, swap(batch.y)), cfg)
+    if w["prim"] or w["fine"]:
+        yield feed_losses(model, teacher, GeneratedBatch(made.x_swap.detach(), batch.y, swap(batch.y)), cfg)
 
 def g_losses(
     *given,   # as for `loss_groups`
@@ -252,10 +276,15 @@ def make_optimisers(
 ) -> Optimisers:
     "SGD for E_a, heads at their own rate (D8); Adam (in the paper with β1 = 0) for E_s, G and D."
     heads = [*model.E_a.head_prim.parameters(), *model.E_a.head_fine.parameters()]
-    groups = [{"params": list(model.E_a.backbone.parameters()), "lr": cfg.lr_id}, {"params": heads, "lr": cfg.lr_id * cfg.head_lr}]
-    fused = groups[0]["params"][0].is_cuda or None   # one kernel for all weights; on a CPU the optimisers take half a per cent of a step
-    sgd = torch.optim.SGD(groups, lr=cfg.lr_id, momentum=cfg.momentum, nesterov=cfg.nesterov, weight_decay=cfg.decay_id, fused=fused)
-    def adam(*nets): return torch.optim.Adam([p for n in nets for p in n.parameters()], lr=cfg.lr_gen, betas=cfg.adam_betas, weight_decay=cfg.decay_gen, fused=fused)
+    groups = [{"params": list(model.E_a.backbone.parameters()), "lr": cfg.lr_id},
+              {"params": heads, "lr": cfg.lr_id * cfg.head_lr}]
+    # one kernel for all weights; on a CPU the optimisers take half a per cent of a step
+    fused = groups[0]["params"][0].is_cuda or None
+    sgd = torch.optim.SGD(groups, lr=cfg.lr_id, momentum=cfg.momentum, nesterov=cfg.nesterov, weight_decay=cfg.decay_id,
+                          fused=fused)
+    def adam(*nets):
+        return torch.optim.Adam([p for n in nets for p in n.parameters()], lr=cfg.lr_gen, betas=cfg.adam_betas,
+                                weight_decay=cfg.decay_gen, fused=fused)
     return Optimisers(sgd, adam(model.E_s, model.G), adam(model.D))
 
 # %% ../nbs/37_train.ipynb #d14b48c0
@@ -265,11 +294,16 @@ def set_first_weights(
     start: nn.Module | None,              # the teacher's backbone
     maker: dict[str, Tensor] | None,      # weights of E_s, G and D, by their names in DGNet
 ) -> None:
-    "Put E_a, and E_s, G, D, where the configuration says that they start. Raises ValueError when what it asks for is not given."
+    """Put E_a, and E_s, G, D, where the configuration says that they start. Raises ValueError when what it asks for is
+    not given."""
     if cfg.ea_init in ("teacher", "rendered"):
-        if start is None: raise ValueError(f"ea_init={cfg.ea_init!r} needs the teacher's backbone; give `start`")
-        model.E_a.start_from(start, "the teacher's backbone" + (f", which started from {RENDERED}" if cfg.ea_init == "rendered" else ""))
-    if (cfg.g_init == "rendered") != (maker is not None): raise ValueError("g_init='rendered' and the strangers' E_s, G and D belong together: give `maker` with it, and only with it")
+        if start is None:
+            raise ValueError(f"ea_init={cfg.ea_init!r} needs the teacher's backbone; give `start`")
+        model.E_a.start_from(start, "the teacher's backbone" + (f", which started from {RENDERED}" if cfg.ea_init
+                                                                == "rendered" else ""))
+    if (cfg.g_init == "rendered") != (maker is not None):
+        raise ValueError("g_init='rendered' and the strangers' E_s, G and D belong together: give `maker` with it, and "
+                         "only with it")
     if maker is not None: model.load_generator(maker)
 
 # %% ../nbs/37_train.ipynb #d14b48c1
@@ -280,13 +314,17 @@ class TrainState:
         cfg: Config,                  # sizes, rates, seed
         n_ids: int,                   # K
         labels: Int[Tensor, "n"],     # of the training photos, 0-based
-        start: nn.Module | None = None,  # the teacher's backbone, which E_a starts from (`ea_init="teacher"` or "rendered")
+        # the teacher's backbone, which E_a starts from (`ea_init="teacher"` or "rendered")
+        start: nn.Module | None = None,
         device: torch.device = torch.device("cpu"),
         processes: SingleProcess = SINGLE_PROCESS,     # who shares the work; no part of what is saved
-        maker: dict[str, Tensor] | None = None,  # weights of E_s, G and D, by their names in DGNet, that this run starts from (`g_init="rendered"`)
+        # weights of E_s, G and D, by their names in DGNet, that this run starts from (`g_init="rendered"`)
+        maker: dict[str, Tensor] | None = None,
     ):
-        processes.check_batch(cfg); torch.manual_seed(cfg.seed)
-        torch.backends.cudnn.benchmark = True   # on a GPU: the shapes of a run stay the same, so its fastest kernels are looked for once
+        processes.check_batch(cfg)
+        torch.manual_seed(cfg.seed)
+        # on a GPU: the shapes of a run stay the same, so its fastest kernels are looked for once
+        torch.backends.cudnn.benchmark = True
         self.cfg, self.device, self.processes, self.it, self.seconds = cfg, device, processes, 0, 0.0
         self.model = DGNet(cfg, n_ids)
         set_first_weights(self.model, cfg, start, maker)
@@ -300,16 +338,20 @@ class TrainState:
 
     def state_dict(self) -> dict:
         "The state as plain tensors and numbers."
-        return {"model": self.model.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers], "sampler": self.sampler.state_dict(),
-                "rng": self.rng.get_state(), "torch_rng": torch.get_rng_state(), "it": self.it, "seconds": self.seconds, "key": run_key(self.cfg),
+        return {"model": self.model.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers],
+                "sampler": self.sampler.state_dict(), "rng": self.rng.get_state(), "torch_rng": torch.get_rng_state(),
+                "it": self.it, "seconds": self.seconds, "key": run_key(self.cfg),
                 "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None}
 
     def load_state_dict(self, state: dict) -> None:
         "Go on exactly where `state` was taken. Raises ValueError for the state of another configuration."
-        if state["key"] != run_key(self.cfg): raise ValueError(f"this checkpoint belongs to {state['key']}, not to {run_key(self.cfg)}")
-        self.model.load_state_dict(state["model"]); self.sampler.load_state_dict(state["sampler"])
+        if state["key"] != run_key(self.cfg):
+            raise ValueError(f"this checkpoint belongs to {state['key']}, not to {run_key(self.cfg)}")
+        self.model.load_state_dict(state["model"])
+        self.sampler.load_state_dict(state["sampler"])
         for o, s in zip(self.optimisers, state["optimisers"]): o.load_state_dict(s)
-        self.rng.set_state(state["rng"]); torch.set_rng_state(state["torch_rng"])
+        self.rng.set_state(state["rng"])
+        torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"] is not None: torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.it, self.seconds = state["it"], state["seconds"]
         self.processes.reseed_dropout(self.cfg.seed, self.it)
@@ -322,12 +364,15 @@ def set_rates(
 ) -> None:
     "This iteration's learning rates."
     scale = lr_scale(it, cfg)
-    for group, times in zip(optimisers.id.param_groups, (1.0, cfg.head_lr)): group["lr"] = cfg.lr_id * times * scale
+    for group, times in zip(optimisers.id.param_groups, (1.0, cfg.head_lr)):
+        group["lr"] = cfg.lr_id * times * scale
     for o in (optimisers.gen, optimisers.dis):
-        for group in o.param_groups: group["lr"] = cfg.lr_gen * scale
+        for group in o.param_groups:
+            group["lr"] = cfg.lr_gen * scale
 
 def update(
-    losses: dict[str, Float[Tensor, ""]] | Iterator[dict[str, Float[Tensor, ""]]],   # or groups of them, one after the other
+    # or groups of them, one after the other
+    losses: dict[str, Float[Tensor, ""]] | Iterator[dict[str, Float[Tensor, ""]]],
     w: dict[str, float] | None,          # None: all 1
     *optimisers: torch.optim.Optimizer,  # those who step
     processes: SingleProcess = SINGLE_PROCESS,            # whose gradients are averaged first
@@ -352,14 +397,17 @@ def train_step(
 ) -> dict[str, Float[Tensor, ""]]:
     "One iteration: draw, decode, D's step, everybody else's step against the new D. Returns the losses, on the device."
     cfg, model, opt, ours = state.cfg, state.model, state.optimisers, state.processes
-    if cfg.offline != (store is not None): raise ValueError("a store of generated images and offline=True belong together")
+    if cfg.offline != (store is not None):
+        raise ValueError("a store of generated images and offline=True belong together")
     w = loss_weights(state.it, cfg)
     set_rates(opt, state.it, cfg)
-    if isinstance(cfg.compile, str): torch.compiler.cudagraph_mark_step_begin()   # what the graphs of the step before have written may be overwritten
+    # what the graphs of the step before have written may be overwritten
+    if isinstance(cfg.compile, str): torch.compiler.cudagraph_mark_step_begin()
     batch = batch_to(ours.shard(draw_batch(images, labels, state.sampler, state.rng, cfg, state.device)), state.device)
     again = bool(torch.rand((), generator=state.rng) < cfg.encoder_again)
     losses_d = {}
-    with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"), ours.synced_batch_norm(model, teacher):
+    with torch.autocast(state.device.type, torch.bfloat16, enabled=cfg.precision == "bfloat16"), ours.synced_batch_norm(
+        model, teacher):
         if cfg.generate and not cfg.offline:
             made = decode_batch(model, batch, cfg)
             losses_d = d_losses(model, batch, made, cfg)
@@ -367,7 +415,9 @@ def train_step(
             losses = (loss_groups if cfg.checkpointing else g_losses)(model, teacher, batch, made, w, again, cfg)
         else:
             losses = identity_losses(model, batch, cfg)
-            if store and (w["prim"] or w["fine"]): losses |= feed_losses(model, teacher, ours.shard(draw_generated(store, 2 * cfg.batch, state.rng, state.device)), cfg)
+            if store and (w["prim"] or w["fine"]):
+                losses |= feed_losses(model, teacher, ours.shard(draw_generated(store, 2 * cfg.batch, state.rng,
+                                                                                state.device)), cfg)
         losses = update(losses, w, opt.id, *([opt.gen] if losses_d else []), processes=ours)
     state.it += 1
     return losses | losses_d
@@ -392,23 +442,33 @@ def fit(
         load_state(state, path)
         if ours.main: trim_log(folder / "log.csv", state.it)
     ours.check_in_sync(state)
-    images, labels, store = cache_on_device(images, state.device), labels.to(state.device), store and GeneratedBatch(*(cache_on_device(v, state.device) for v in store))
+    images, labels, store = cache_on_device(images, state.device), labels.to(state.device), store and GeneratedBatch(
+        *(cache_on_device(v, state.device) for v in store))
     writes = bool(path) and ours.main   # all read, one writes
-    def keep() -> None: check_weights(state.model, state.it); save_state(state, path)
+    def keep() -> None:
+        check_weights(state.model, state.it)
+        save_state(state, path)
     if state.device.type == "cpu": keep_freed_memory()
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     while state.it < min(n_iter, stop_at or n_iter):
         losses = train_step(state, teacher, images, labels, store)
         state.seconds = time.monotonic() - began
         log = state.it % every == 0 or state.it == n_iter
-        save = writes and (log or ours.count == 1) and (time.monotonic() - saved > save_every or ours.count == 1 and time_is_up())
+        save = writes and (log or ours.count == 1) and (time.monotonic() - saved > save_every or ours.count == 1
+                                                        and time_is_up())
         if log or save:
-            values = dict(zip(losses, torch.stack([*ours.mean_losses(losses).values()]).tolist()))   # the host waits once
+            # the host waits once
+            # the host waits once
+            # the host waits once
+            # the host waits once
+            values = dict(zip(losses, torch.stack([*ours.mean_losses(losses).values()]).tolist()))
             check_losses(values, state.it)
-        if log and writes: write_log(folder / "log.csv", {"it": state.it, "seconds": state.seconds, **values})
+        if log and writes:
+            write_log(folder / "log.csv", {"it": state.it, "seconds": state.seconds, **values})
         if log and report: report(Progress(state.it, n_iter, state.seconds), values)
         if save:
-            keep(); saved = time.monotonic()
+            keep()
+            saved = time.monotonic()
             if ours.count == 1: stop_in_time()
     if path: ours.on_main(keep)
     return state
@@ -426,10 +486,17 @@ def refresh_batch_norm(
     kept, mode, rng = [m.momentum for m in norms], net.training, torch.Generator().manual_seed(cfg.seed)
     device = next(net.parameters()).device
     for m in norms: m.reset_running_stats()
-    net.train(); images = cache_on_device(images, device)
+    net.train()
+    images = cache_on_device(images, device)
     parts = [rows for rows in torch.randperm(len(images), generator=rng).split(batch) if len(rows) > 1]
     for k, rows in enumerate(parts, start=1):
-        for m in norms: m.momentum = 1 / k   # the plain average; None would ask the device for k
+        # the plain average; None would ask the device for k
+        # the plain average; None would ask the device for k
+        # the plain average; None would ask the device for k
+        # the plain average; None would ask the device for k
+        for m in norms:
+            m.momentum = 1 / k
         net(from_uint8(augment(index_to_device(images, rows, device), rng, cfg.pad, cfg.flip)))
-    for m, momentum in zip(norms, kept): m.momentum = momentum
+    for m, momentum in zip(norms, kept):
+        m.momentum = momentum
     net.train(mode)

@@ -54,8 +54,10 @@ def require_trainable(
     for kind in found.kinds("stop"):
         if skip_broken and kind in UNREADABLE: continue
         own = [f for f in found.findings if f.kind == kind]
-        names = ", ".join(" ".join(x for x in (f.what, f.detail) if x) for f in own[:3]) + (" …" if len(own) > 3 else "")
-        said.append(f"{len(own)} × {KINDS[kind].words} ({names}): {KINDS[kind].remedy}" + (", or leave them out with --skip-broken" if kind in UNREADABLE else ""))
+        names = ", ".join(" ".join(x for x in (f.what, f.detail) if x) for f in own[:3]) + (" …" if len(own) > 3
+                                                                                            else "")
+        said.append(f"{len(own)} × {KINDS[kind].words} ({names}): {KINDS[kind].remedy}"
+                    + (", or leave them out with --skip-broken" if kind in UNREADABLE else ""))
     if said: raise ValueError(f"{found.root}: not fit to train on. " + ". ".join(said) + ".")
 
 # %% ../nbs/54_train_own.ipynb #abce966a
@@ -70,9 +72,14 @@ def hold_out_people(
     n_ids: int | None = None,  # how many; None: none when there are test people, else a fifth, at most 100
 ) -> ReidData:
     "The dataset with somebody to be measured on. Raises ValueError when there are too few people."
-    if n_ids is None: n_ids = 0 if is_measurable(data) else min(100, max(1, data.n_ids // 5))
-    if n_ids == 0 and not is_measurable(data): raise ValueError(f"{data.root}: no test people, and nobody to be set aside: what is trained could not be measured. Give --hold-out 1 or more")
-    if data.n_ids - n_ids < 2: raise ValueError(f"{data.root}: {data.n_ids} people; with {n_ids} set aside, fewer than two are left to learn from. Add people, or set fewer aside (--hold-out)")
+    if n_ids is None:
+        n_ids = 0 if is_measurable(data) else min(100, max(1, data.n_ids // 5))
+    if n_ids == 0 and not is_measurable(data):
+        raise ValueError(f"{data.root}: no test people, and nobody to be set aside: what is trained could not be "
+                         "measured. Give --hold-out 1 or more")
+    if data.n_ids - n_ids < 2:
+        raise ValueError(f"{data.root}: {data.n_ids} people; with {n_ids} set aside, fewer than two are left to learn "
+                         "from. Add people, or set fewer aside (--hold-out)")
     return holdout(data, n_ids) if n_ids else data
 
 def test_splits(
@@ -87,31 +94,43 @@ def output_folder(
     source: Path,            # the dataset's folder, or its CSV
     key: str,                # of the run
 ) -> Path:
-    "Where to write. Raises ValueError or OSError, naming the folder and the remedy, when something else lies there or nothing can be written."
-    folder = Path(out).expanduser() if out else LOCAL / "trained" / (source.resolve().name if source.is_dir() else source.resolve().stem)
+    """Where to write. Raises ValueError or OSError, naming the folder and the remedy, when something else lies there or
+    nothing can be written."""
+    folder = Path(out).expanduser() if out else LOCAL / "trained" / (source.resolve().name if source.is_dir()
+                                                                     else source.resolve().stem)
     home = source.resolve() if source.is_dir() else source.resolve().parent
-    if folder.resolve().is_relative_to(home): raise ValueError(f"--out {folder}: lies inside the dataset, which stays as it is. Write elsewhere")
-    if folder.exists() and not folder.is_dir(): raise ValueError(f"--out {folder}: is a file. Give a folder")
+    if folder.resolve().is_relative_to(home):
+        raise ValueError(f"--out {folder}: lies inside the dataset, which stays as it is. Write elsewhere")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder}: is a file. Give a folder")
     if folder.is_dir() and any(p.suffix != ".tmp" for p in folder.iterdir()):
         marks = folder / "metrics.json"
-        try: same = json.loads(marks.read_text(encoding="utf-8"))["run"] == key
-        except (OSError, ValueError, KeyError): same = False
-        if not same: raise ValueError(f"--out {folder}: holds something else already. Give another folder with --out, or empty that one")
-    with naming_write_errors(folder): folder.mkdir(parents=True, exist_ok=True); tempfile.TemporaryFile(dir=folder).close()
+        try:
+            same = json.loads(marks.read_text(encoding="utf-8"))["run"] == key
+        except (OSError, ValueError, KeyError):
+            same = False
+        if not same:
+            raise ValueError(f"--out {folder}: holds something else already. Give another folder with --out, or empty "
+                             "that one")
+    with naming_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     return folder
 
 # %% ../nbs/54_train_own.ipynb #8939b049
 def reid_table(
     run: Run,
 ) -> pd.DataFrame:
-    "R@1, R@5, R@10 and mAP in per cent of the baseline and of DG-Net's features, with the protocol, on people not trained on."
+    """R@1, R@5, R@10 and mAP in per cent of the baseline and of DG-Net's features, with the protocol, on people not
+    trained on."""
     query, gallery = test_splits(run.data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # what they say stands in the column `protocol`
         found = {"Baseline": evaluate(run.teacher, query, gallery, run.config)["both"]}
         ours = evaluate(run.model.E_a, query, gallery, run.config, ("prim", "fine", "both"))
     found |= {"f_prim": ours["prim"], "f_fine": ours["fine"], "f_prim, f_fine": ours["both"]}
-    return pd.DataFrame([{"feature": k, "R@1": 100 * r.rank1, "R@5": 100 * r.rank5, "R@10": 100 * r.rank10, "mAP": 100 * r.mAP, "protocol": r.protocol} for k, r in found.items()])
+    return pd.DataFrame([{"feature": k, "R@1": 100 * r.rank1, "R@5": 100 * r.rank5, "R@10": 100 * r.rank10,
+                          "mAP": 100 * r.mAP, "protocol": r.protocol} for k, r in found.items()])
 
 # %% ../nbs/54_train_own.ipynb #95b4af3a
 CURVES = (("img1", "adv", "d"), ("id_s", "id_c", "prim", "fine"))
@@ -124,8 +143,11 @@ def loss_figure(
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.2))
     for ax, names, title in zip(axes, CURVES, ("of the pictures", "of the identities")):
         for name in names:
-            if weights[name] and name in log and log[name].notna().any(): ax.plot(log["it"], log[name].rolling(5, min_periods=1).mean(), label=name, marker="." if len(log) < 20 else None)
-        ax.set(xlabel="iteration", title=title); ax.legend(fontsize=7, ncols=2)
+            if weights[name] and name in log and log[name].notna().any():
+                ax.plot(log["it"], log[name].rolling(5, min_periods=1).mean(), label=name, marker="." if len(log) < 20
+                        else None)
+        ax.set(xlabel="iteration", title=title)
+        ax.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("loss, both directions")
     fig.tight_layout()
     return fig
@@ -156,7 +178,8 @@ def ranking_figure(
     query, gallery = test_splits(run.data)
     images = [load_split(s, run.config) for s in (query, gallery)]
     q, g = (embed(run.model.E_a, x, s, flip=run.config.flip_test) for x, s in zip(images, (query, gallery)))
-    return show_ranked_list(*images, ranked_list(q, g, min(10, gallery.n), beta=run.config.beta, beta_on=run.config.beta_on), _faces(query, n).tolist())
+    return show_ranked_list(*images, ranked_list(q, g, min(10, gallery.n), beta=run.config.beta,
+                                                 beta_on=run.config.beta_on), _faces(query, n).tolist())
 
 # %% ../nbs/54_train_own.ipynb #4d201ac0
 class OwnRun(NamedTuple):
@@ -168,22 +191,35 @@ class OwnRun(NamedTuple):
 
 def _intro(run: Run, found: DataReport, left_out: list, notes: list) -> str:
     q, g = test_splits(run.data)
-    facts = [f"{run.data.train.n:,} photos of {run.data.n_ids:,} people were learnt from; the marks are of {len(q.people):,} others, {q.n:,} queries in {g.n:,} photos."]
-    if run.data.query is not q: facts.append("They were set aside before training, since the dataset has no test people.")
+    facts = [f"{run.data.train.n:,} photos of {run.data.n_ids:,} people were learnt from; the marks are of "
+             f"{len(q.people):,} others, {q.n:,} queries in {g.n:,} photos."]
+    if run.data.query is not q:
+        facts.append("They were set aside before training, since the dataset has no test people.")
     facts += [html.escape(n[0].upper() + n[1:]) + "." for n in notes]
-    if run.config.tier == "smoke": facts.append("Tier smoke proves that the code runs, and nothing else.")
-    if left_out: facts.append(f"{len(left_out)} photos could not be read and were left out; metrics.json names them.")
-    if found.card.real: facts.append("<strong>This page shows photographs of people. It is meant for this machine: pass it on only as those in the photographs allow.</strong>")
+    if run.config.tier == "smoke":
+        facts.append("Tier smoke proves that the code runs, and nothing else.")
+    if left_out:
+        facts.append(f"{len(left_out)} photos could not be read and were left out; metrics.json names them.")
+    if found.card.real:
+        facts.append("<strong>This page shows photographs of people. It is meant for this machine: pass it on only as "
+                     "those in the photographs allow.</strong>")
     return f"<h1>DG-Net, trained on {html.escape(run.data.root.name)}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
 
 def _pages(run: Run, found: DataReport, marks: pd.DataFrame, pictures: dict[str, Path]) -> list[Part]:
     changed = {k: v for k, v in asdict(run.config).items() if v != getattr(Config(), k)}
     facts = [{"what": k, "value": str(v)} for k, v in (run.provenance | {"code": code_version()}).items()]
-    parts = [("Marks", "marks", "Who is found", html_table(marks.to_dict("records"), "People not trained on, per cent"))]
-    parts += [("Pictures", stem, title, picture_html(pictures[stem], title)) for stem, title in (("swaps", "Row: whose clothes; column: whose pose and place"), ("lists", "Queries and their lists"))]
-    parts += [("Training", "losses", "The losses", picture_html(pictures["losses"], "The losses over the iterations")), ("Training", "facts", "What was done", html_table(facts, "This training")),
-              ("Training", "config", "The configuration", html_table([{"field": k, "value": str(v)} for k, v in changed.items()], "What differs from the defaults")),
-              ("Data", "data", "The photos", html_table(found.table.to_dict("records"), f"What lies in the folder: {found.verdict}"))]
+    parts = [("Marks", "marks", "Who is found", html_table(marks.to_dict("records"),
+                                                           "People not trained on, per cent"))]
+    parts += [("Pictures", stem, title, picture_html(pictures[stem], title)) for stem,
+              title in (("swaps", "Row: whose clothes; column: whose pose and place"),
+                        ("lists", "Queries and their lists"))]
+    parts += [("Training", "losses", "The losses", picture_html(pictures["losses"], "The losses over the iterations")),
+              ("Training", "facts", "What was done", html_table(facts, "This training")),
+              ("Training", "config", "The configuration", html_table([{"field": k, "value": str(v)} for k,
+                                                                      v in changed.items()],
+                                                                     "What differs from the defaults")),
+              ("Data", "data", "The photos", html_table(found.table.to_dict("records"), "What lies in the folder: "
+                                                        f"{found.verdict}"))]
     return [Part(group, anchor, "", title, "", content) for group, anchor, title, content in parts]
 
 # %% ../nbs/54_train_own.ipynb #9f7fa23b
@@ -194,22 +230,33 @@ def write_results(
     folder: Path,            # from `output_folder`
     notes: list = [],        # of str: what was warned of
 ) -> OwnRun:
-    "Model, log, marks, pictures and page; a kill in the middle leaves nothing that the same command does not put right."
+    """Model, log, marks, pictures and page; a kill in the middle leaves nothing that the same command does not put
+    right."""
     def note(about: dict) -> None:
-        with naming_write_errors(folder / "metrics.json"): (folder / "metrics.json.tmp").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8"); (folder / "metrics.json.tmp").replace(folder / "metrics.json")
+        with naming_write_errors(folder / "metrics.json"):
+            (folder / "metrics.json.tmp").write_text(json.dumps(about, indent=1, default=str) + "\n", encoding="utf-8")
+            (folder / "metrics.json.tmp").replace(folder / "metrics.json")
     note({"run": run.provenance["run"], "finished": False})   # first, so that the same command knows the folder again
     set_style()
     marks, pictures = reid_table(run), {}
-    for stem, draw in (("losses", lambda: loss_figure(run)), ("swaps", lambda: swap_figure(run)), ("lists", lambda: ranking_figure(run))):
+    for stem, draw in (("losses", lambda: loss_figure(run)), ("swaps", lambda: swap_figure(run)),
+                       ("lists", lambda: ranking_figure(run))):
         fig, pictures[stem] = draw(), folder / f"{stem}.png"
-        with naming_write_errors(pictures[stem]): fig.savefig(pictures[stem], metadata={"Software": None})
+        with naming_write_errors(pictures[stem]):
+            fig.savefig(pictures[stem], metadata={"Software": None})
         plt.close(fig)
-    about = {"run": run.provenance["run"], "finished": True, "marks": marks.to_dict("records"), "measured on": [s.name for s in test_splits(run.data)], "photos": {s.name: [s.n, len(s.people)] for s in run.data.splits},
-             "notes": notes, "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out], "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(), "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
+    about = {"run": run.provenance["run"], "finished": True, "marks": marks.to_dict("records"),
+             "measured on": [s.name for s in test_splits(run.data)], "photos": {s.name: [s.n, len(s.people)]
+                                                                                for s in run.data.splits},
+             "notes": notes, "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out],
+             "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(),
+             "code_version": code_version(), "date": time.strftime("%Y-%m-%d")}
     with naming_write_errors(folder):
         for name in ("model.safetensors", "log.csv"):
-            shutil.copy(run.folder / name, folder / f"{name}.tmp"); (folder / f"{name}.tmp").replace(folder / name)
-        (folder / "report.html").write_text(report_page(_pages(run, found, marks, pictures), "DG-Net, trained", _intro(run, found, left_out, notes)), encoding="utf-8")
+            shutil.copy(run.folder / name, folder / f"{name}.tmp")
+            (folder / f"{name}.tmp").replace(folder / name)
+        (folder / "report.html").write_text(report_page(_pages(run, found, marks, pictures), "DG-Net, trained",
+                                                        _intro(run, found, left_out, notes)), encoding="utf-8")
     note(about)
     return OwnRun(run, folder, marks, notes)
 
@@ -227,69 +274,103 @@ def train_own(
     save_every: float = 60.0,       # seconds between checkpoints
     report: Callable[[Config, Progress, dict], None] | None = None,  # told how far it is
     looking: Callable[[int, int], None] | None = None,            # told how many photos are decoded, of how many
-    processes: SingleProcess = SINGLE_PROCESS,       # who trains together, see `parallel.init_processes`; all of them call this
+    # who trains together, see `parallel.init_processes`; all of them call this
+    processes: SingleProcess = SINGLE_PROCESS,
     **changes,                      # any field of Config
 ) -> OwnRun:
-    "Look, set aside, train the teacher, examine it, train, measure, write. Raises ValueError or OSError, naming file and remedy, before anything is trained."
+    """Look, set aside, train the teacher, examine it, train, measure, write. Raises ValueError or OSError, naming file
+    and remedy, before anything is trained."""
     path = Path(path).expanduser()
-    size = make_config(tier, "folder", recipe, True, **changes)   # a wrong field is said before a long look at the photos
+    # a wrong field is said before a long look at the photos
+    size = make_config(tier, "folder", recipe, True, **changes)
     found = check_dataset(path, name, own, report=looking, pattern=pattern)
     require_trainable(found, skip_broken)
     data, left_out = load_dataset(name, path, pattern=pattern), []
-    if any(k in UNREADABLE for k in found.kinds("stop")): data, left_out = drop_unreadable(data, size.height, size.width)
+    if any(k in UNREADABLE for k in found.kinds("stop")):
+        data, left_out = drop_unreadable(data, size.height, size.width)
     held = hold_out_people(data, hold_out)
-    cfg = with_source(make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held.n_ids), held, path)
-    TripletSampler(relabel(held.train.ids), cfg.batch, cfg.seed)   # too few photos for a batch are said before the teacher learns
+    cfg = with_source(make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held.n_ids), held,
+                      path)
+    # too few photos for a batch are said before the teacher learns
+    TripletSampler(relabel(held.train.ids), cfg.batch, cfg.seed)
     folder = output_folder(out, path, run_key(cfg))
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         run = run_on(cfg, held, report and partial(report, cfg), save_every, processes)
         query, gallery = test_splits(held)
-        check_labels(*(Embeddings(torch.empty(s.n, 1), None, torch.from_numpy(s.ids), torch.from_numpy(s.cams)) for s in (query, gallery)))   # also when the run was there already
+        # also when the run was there already
+        check_labels(*(Embeddings(torch.empty(s.n, 1), None, torch.from_numpy(s.ids), torch.from_numpy(s.cams))
+                       for s in (query, gallery)))
     notes = sorted({str(w.message) for w in heard if Path(w.filename).parent.name == "dgnet"})
     done: list = []
     processes.on_main(lambda: done.append(write_results(run, found, left_out, folder, notes)))
-    return done[0] if done else OwnRun(run, folder, pd.DataFrame(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["marks"]), notes)
+    return done[0] if done else OwnRun(run, folder,
+                                       pd.DataFrame(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))[
+                                           "marks"]), notes)
 
 # %% ../nbs/54_train_own.ipynb #4de21465
-KNOWN = ("dataset", "tier", "recipe", "source", "hold_out", "people", "shots", "test_shots", "test_people", "val_people", "method", "rival_iter", "offline")   # not for --set
+# not for --set
+KNOWN = ("dataset", "tier", "recipe", "source", "hold_out", "people", "shots", "test_shots", "test_people",
+         "val_people", "method", "rival_iter", "offline")
 
 def parse_changes(
     pairs: list[str],   # NAME=VALUE
 ) -> dict:
-    "Fields of Config from the command line. Raises ValueError for what is no field, may not be set, or is not of its kind."
+    """Fields of Config from the command line. Raises ValueError for what is no field, may not be set, or is not of its
+    kind."""
     kinds, found = {f.name: f.default for f in fields(Config) if f.name not in KNOWN}, {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        if name not in kinds: raise ValueError(f"--set {pair}: {'given by an option of its own, or by the photos' if name in KNOWN else 'no such field; they stand in dgnet.config, for example n_iter, batch, lr_id, seed'}")
-        try: found[name] = text if isinstance(kinds[name], str) else json.loads(text.lower() if isinstance(kinds[name], bool) else f"[{text}]" if isinstance(kinds[name], tuple) else text)
-        except ValueError: raise ValueError(f"--set {pair}: {text!r} is no value for {name}, which is {kinds[name]!r} by default") from None
-        if isinstance(kinds[name], tuple): found[name] = tuple(found[name])
-        if isinstance(kinds[name], float) and type(found[name]) is int: found[name] = float(found[name])
-        if wrong := invalid_reason(name, found[name]): raise ValueError(f"--set {pair}: must be {wrong}")
+        if name not in kinds:
+            raise ValueError(f"--set {pair}: {'given by an option of its own, or by the photos' if name in KNOWN else 'no such field; they stand in dgnet.config, for example n_iter, batch, lr_id, seed'}")
+        try:
+            found[name] = text if isinstance(kinds[name], str) else json.loads(text.lower() if isinstance(kinds[name],
+                                                                                                          bool)
+                                                                               else f"[{text}]"
+                                                                               if isinstance(kinds[name], tuple)
+                                                                               else text)
+        except ValueError:
+            raise ValueError(
+                f"--set {pair}: {text!r} is no value for {name}, which is {kinds[name]!r} by default") from None
+        if isinstance(kinds[name], tuple):
+            found[name] = tuple(found[name])
+        if isinstance(kinds[name], float) and type(found[name]) is int:
+            found[name] = float(found[name])
+        if wrong := invalid_reason(name, found[name]):
+            raise ValueError(f"--set {pair}: must be {wrong}")
     return found
 
 # %% ../nbs/54_train_own.ipynb #7466233f
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dgnet_train", description="From a folder of photos to a model and a page: teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
-    parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
+    parser = argparse.ArgumentParser("dgnet_train", description="From a folder of photos to a model and a page: "
+                                     "teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
+    parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, "
+                        "MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
     parser.add_argument("--out", metavar="FOLDER", help="where model and page go (default: local/trained/NAME)")
-    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large: mini for a CPU (default), full or paper for a GPU, smoke to try the command")
+    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large: mini for a CPU (default), full "
+                        "or paper for a GPU, smoke to try the command")
     parser.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
-    parser.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare no counts")
-    parser.add_argument("--pattern", metavar="REGEX", help=r"how file names say person and camera, e.g. '(?P<id>\d+)-cam(?P<cam>\d+)'")
-    parser.add_argument("--hold-out", type=int, metavar="N", help="people to set aside and measure on (default: a fifth, if there are no test people)")
+    parser.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare "
+                        "no counts")
+    parser.add_argument("--pattern", metavar="REGEX", help=r"how file names say person and camera, e.g. "
+                        r"'(?P<id>\d+)-cam(?P<cam>\d+)'")
+    parser.add_argument("--hold-out", type=int, metavar="N", help="people to set aside and measure on (default: a "
+                        "fifth, if there are no test people)")
     parser.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
-    parser.add_argument("--recipe", default="official", choices=["official", "paper"], help="what the official code does (default), or what the paper's text says")
-    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS", help="time between checkpoints (default: 60)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
+    parser.add_argument("--recipe", default="official", choices=["official", "paper"],
+                        help="what the official code does (default), or what the paper's text says")
+    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
+                        help="time between checkpoints (default: 60)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
+                        help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
     return parser
 
 def _say(done: OwnRun, path: str) -> None:
     for note in done.notes: print(f"note: {note}", file=sys.stderr)
     model = done.folder / "model.safetensors"
     print(done.marks.to_string(index=False, float_format="{:.1f}".format))
-    print(f"model: {model}\npage:  {done.folder / 'report.html'}\nnow try:\n  dgnet_generate --model '{model}' …\n  dgnet_rank --model '{model}' --gallery '{path}' PHOTO")
+    print(f"model: {model}\npage:  {done.folder / 'report.html'}\nnow try:\n  dgnet_generate --model '{model}' …\n  "
+          f"dgnet_rank --model '{model}' --gallery '{path}' PHOTO")
 
 # %% ../nbs/54_train_own.ipynb #22fd5cdf
 class _Teller:
@@ -297,7 +378,9 @@ class _Teller:
     def __init__(self): self.progress = None
 
     def looking(self, done: int, total: int) -> None:
-        if sys.stderr.isatty(): print(f"\r\033[K{done:,} of {total:,} photos looked at" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r\033[K{done:,} of {total:,} photos looked at" if done < total else "\r\033[K", end="",
+                  file=sys.stderr, flush=True)
 
     def training(self, cfg: Config, clock: Progress, losses: dict) -> None:
         self.progress = self.progress or ProgressLine([plan_one(cfg)], stream=sys.stderr)
@@ -313,16 +396,26 @@ def train_cli(
     "The command `dgnet_train`."
     a, told = _parser().parse_args(args), _Teller()
     try:
-        if not a.save_every >= 0: raise ValueError(f"--save-every {a.save_every}: give seconds, 0 or more")
-        if a.hold_out is not None and a.hold_out < 0: raise ValueError(f"--hold-out {a.hold_out}: give a number of people, 0 or more")
-        done = train_own(a.path, a.tier, a.out, a.name, a.own, a.pattern, a.hold_out, a.skip_broken, a.recipe, a.save_every, *((told.training, told.looking) if processes.main else (None, None)), processes, **parse_changes(a.set))
+        if not a.save_every >= 0:
+            raise ValueError(f"--save-every {a.save_every}: give seconds, 0 or more")
+        if a.hold_out is not None and a.hold_out < 0:
+            raise ValueError(f"--hold-out {a.hold_out}: give a number of people, 0 or more")
+        done = train_own(a.path, a.tier, a.out, a.name, a.own, a.pattern, a.hold_out, a.skip_broken, a.recipe,
+                         a.save_every, *((told.training, told.looking) if processes.main else (None, None)), processes,
+                         **parse_changes(a.set))
         told.over()
         if processes.main: _say(done, a.path)
         return 0
-    except (ValueError, OSError) as e: said, code = str(e), 2
-    except (WeakTeacher, FloatingPointError) as e: said, code = str(e), 1
-    except (MemoryError, torch.OutOfMemoryError): said, code = "not enough memory. Take a smaller batch (--set batch=4), smaller photos (--set height=64 width=32), or a smaller tier", 1
-    except KeyboardInterrupt: said, code = "stopped; the same command goes on from here", 130
+    except (ValueError, OSError) as e:
+        said, code = str(e), 2
+    except (WeakTeacher, FloatingPointError) as e:
+        said, code = str(e), 1
+    except (MemoryError, torch.OutOfMemoryError):
+        said, code = ("not enough memory. Take a smaller batch (--set batch=4), smaller photos (--set height=64 "
+                      "width=32), or a smaller tier", 1)
+    except KeyboardInterrupt:
+        said, code = "stopped; the same command goes on from here", 130
     if not processes.main: time.sleep(2)   # the first says it, and the launcher ends the others
-    told.over(); print(f"dgnet_train: {said}", file=sys.stderr)
+    told.over()
+    print(f"dgnet_train: {said}", file=sys.stderr)
     return code

@@ -15,14 +15,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMMANDS = {
-    "dgnet_data": ["dgnet_data", "dgnet_data check", "dgnet_data card", "dgnet_data render"],
-    "dgnet_generate": ["dgnet_generate", *(f"dgnet_generate {verb}" for verb in ("swap", "grid", "interpolate", "set", "photos"))],
-    "dgnet_rank": ["dgnet_rank"],
-    "dgnet_train": ["dgnet_train"],
-    "dgnet_reproduce": ["dgnet_reproduce"],
-    "dgnet.parallel": ["dgnet.parallel", "dgnet.parallel run", "dgnet.parallel own", "dgnet.parallel set"],
-}
+COMMANDS = {"dgnet_data": ["dgnet_data", "dgnet_data check", "dgnet_data card", "dgnet_data render"],
+            "dgnet_generate": ["dgnet_generate", *(f"dgnet_generate {verb}" for verb in ("swap", "grid", "interpolate",
+                                                                                         "set", "photos"))],
+            "dgnet_rank": ["dgnet_rank"], "dgnet_train": ["dgnet_train"], "dgnet_reproduce": ["dgnet_reproduce"],
+            "dgnet.parallel": ["dgnet.parallel", "dgnet.parallel run", "dgnet.parallel own", "dgnet.parallel set"]}
 
 
 def digest(value) -> str:
@@ -118,12 +115,11 @@ def trained() -> dict:
     for world in WORLDS:
         data = get_data(make_config("smoke", world))
         made["worlds"][world] = {"sha256": folder_hash(data.root), "splits": {s.name: s.n for s in data.splits}}
-    asked = {
-        "official": {}, "paper": {"recipe": "paper"}, "offline": {"offline": True}, "control": {"generate": False},
-        "official passes": {"merge_passes": False}, "bfloat16": {"precision": "bfloat16"}, "losses apart": {"checkpointing": "losses"},
-        "checkpointed": {"checkpointing": True}, "duke conditional": {"dataset": "duke", "soft_label": "conditional"},
-        "rendered": {"ea_init": "rendered", "g_init": "rendered"},
-    }
+    asked = {"official": {}, "paper": {"recipe": "paper"}, "offline": {"offline": True}, "control": {"generate": False},
+             "official passes": {"merge_passes": False}, "bfloat16": {"precision": "bfloat16"},
+             "losses apart": {"checkpointing": "losses"}, "checkpointed": {"checkpointing": True},
+             "duke conditional": {"dataset": "duke", "soft_label": "conditional"}, "rendered": {"ea_init": "rendered",
+                                                                                                "g_init": "rendered"}}
     for name, changes in asked.items():
         run = get_run("smoke", **changes)
         made["weights"][name], made["logs"][name] = weights_of(run.model), log_of(run)
@@ -171,7 +167,6 @@ def main() -> None:
         text = json.dumps(gate(options.cheap), indent=1, sort_keys=True, default=str, ensure_ascii=False)
     options.out.write_text(text + "\n", encoding="utf-8")
     print(f"{options.out}: {digest(text.encode())}")
-
 
 if __name__ == "__main__":
     main()

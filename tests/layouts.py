@@ -16,12 +16,15 @@ def copied(photo: Path, folder: Path, name: str | None = None) -> None:
 
 
 def tree(data: ReidData, root: Path) -> Path:
-    "The tree `pytorch/` that the official code prepares: a folder per person, the first photo of each training person once more in val."
-    for split, folder in (("train", "train_all"), ("query", "query"), ("gallery", "gallery"), ("multi_query", "multi-query")):
+    """The tree `pytorch/` that the official code prepares: a folder per person, the first photo of each training person
+    once more in val."""
+    for split, folder in (("train", "train_all"), ("query", "query"), ("gallery", "gallery"),
+                          ("multi_query", "multi-query")):
         if s := getattr(data, split):
             for p in s.paths: copied(p, root / folder / p.name.split("_")[0])
     for person in (root / "train_all").iterdir():
-        for k, p in enumerate(sorted(person.iterdir())): copied(p, root / ("train" if k else "val") / person.name)
+        for k, p in enumerate(sorted(person.iterdir())):
+            copied(p, root / ("train" if k else "val") / person.name)
     return root
 
 
@@ -35,8 +38,10 @@ def people(data: ReidData, root: Path) -> Path:
 
 def table(data: ReidData, file: Path) -> Path:
     "All splits in a CSV, columns and rows in an order of their own."
-    rows = [(s.name, int(i), p.relative_to(file.parent).as_posix(), int(c)) for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)]
-    with open(file, "w", encoding="utf-8", newline="") as f: csv.writer(f).writerows([("split", "id", "path", "camera"), *rows[::-1]])
+    rows = [(s.name, int(i), p.relative_to(file.parent).as_posix(), int(c)) for s in data.splits for p, i,
+            c in zip(s.paths, s.ids, s.cams)]
+    with open(file, "w", encoding="utf-8", newline="") as f:
+        csv.writer(f).writerows([("split", "id", "path", "camera"), *rows[::-1]])
     return file
 
 
@@ -45,7 +50,10 @@ def write_layouts(
     height: int = 64,  # pixels, as tier smoke has them
     width: int = 32,
 ) -> dict[str, Path]:
-    "name → path of: market, duke, msmt17, cuhk03 (rendered), and Market's world once more as pytorch, folder and csv. 8 people to learn, 4 photos each."
-    made = {w: write_domain(w, folder / "worlds", height=height, width=width, **SIZES) for w in ("market", "duke", "msmt17", "cuhk03")}
+    """name → path of: market, duke, msmt17, cuhk03 (rendered), and Market's world once more as pytorch, folder and csv.
+    8 people to learn, 4 photos each."""
+    made = {w: write_domain(w, folder / "worlds", height=height, width=width, **SIZES) for w in ("market", "duke",
+                                                                                                 "msmt17", "cuhk03")}
     data = load_dataset("market", made["market"])
-    return {**made, "pytorch": tree(data, folder / "re-layout" / "pytorch"), "folder": people(data, folder / "my own photos"), "csv": table(data, folder / "photos.csv")}
+    return {**made, "pytorch": tree(data, folder / "re-layout" / "pytorch"),
+            "folder": people(data, folder / "my own photos"), "csv": table(data, folder / "photos.csv")}

@@ -12,21 +12,20 @@ from dgnet.model import DGNet
 from dgnet.structure import StructureEncoder, grey
 
 # module: (convolutions as (kernel, channels, stride), output C, H, W)
-TABLE_6 = {
-    "conv1": ([(3, 16, 2)], (16, 128, 64)), "conv2": ([(3, 32, 1)], (32, 128, 64)), "conv3": ([(3, 32, 1)], (32, 128, 64)),
-    "conv4": ([(3, 64, 2)], (64, 64, 32)), "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)),
-    "aspp": ([(1, 32, 1)] + [(1, 32, 1), (3, 32, 1)] * 3, (128, 64, 32)), "conv5": ([(1, 128, 1)], (128, 64, 32)),
-}
+TABLE_6 = {"conv1": ([(3, 16, 2)], (16, 128, 64)), "conv2": ([(3, 32, 1)], (32, 128, 64)),
+           "conv3": ([(3, 32, 1)], (32, 128, 64)), "conv4": ([(3, 64, 2)], (64, 64, 32)),
+           "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)), "aspp": ([(1, 32, 1)] + [(1, 32, 1), (3, 32, 1)] * 3,
+                                                                   (128, 64, 32)), "conv5": ([(1, 128, 1)],
+                                                                                             (128, 64, 32))}
 TABLE_7 = {
     "resblocks.3": ([(3, 128, 1)] * 2, (128, 64, 32)), "ups.0": ([(5, 64, 1)], (64, 128, 64)),
     "ups.1": ([(5, 32, 1)], (32, 256, 128)), "conv3": ([(3, 32, 1)], (32, 256, 128)),
     "conv4": ([(3, 32, 1)], (32, 256, 128)), "conv5": ([(1, 3, 1)], (3, 256, 128)),
 }
-TABLE_8 = {
-    "conv1": ([(1, 32, 1)], (32, 256, 128)), "conv2": ([(3, 32, 1)], (32, 256, 128)), "conv3": ([(3, 32, 2)], (32, 128, 64)),
-    "conv4": ([(3, 32, 1)], (32, 128, 64)), "conv5": ([(3, 64, 2)], (64, 64, 32)), "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)),
-    "conv6": ([(1, 1, 1)], (1, 64, 32)),
-}
+TABLE_8 = {"conv1": ([(1, 32, 1)], (32, 256, 128)), "conv2": ([(3, 32, 1)], (32, 256, 128)),
+           "conv3": ([(3, 32, 2)], (32, 128, 64)), "conv4": ([(3, 32, 1)], (32, 128, 64)), "conv5": ([(3, 64, 2)],
+                                                                                                     (64, 64, 32)),
+           "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)), "conv6": ([(1, 1, 1)], (1, 64, 32))}
 CALLS = {
     "Table 6": (StructureEncoder, TABLE_6, lambda net: net(torch.zeros(1, 1, 256, 128))),
     "Table 7": (Decoder, TABLE_7, lambda net: net(torch.zeros(1, 2048, 4), torch.zeros(1, 128, 64, 32))),
@@ -43,8 +42,10 @@ def test_table(table):
     build, rows, call = CALLS[table]
     net, sizes = build().eval(), {}
     for name in rows:
-        net.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: sizes.update({name: tuple(o.shape[1:])}))
-    with torch.no_grad(): call(net)
+        net.get_submodule(name).register_forward_hook(lambda m, i, o,
+                                                      name=name: sizes.update({name: tuple(o.shape[1:])}))
+    with torch.no_grad():
+        call(net)
     for name, (convolutions, size) in rows.items():
         layers = [m for m in net.get_submodule(name).modules() if isinstance(m, torch.nn.Conv2d)]
         assert [(c.kernel_size[0], c.out_channels, c.stride[0]) for c in layers] == convolutions, name
@@ -94,10 +95,12 @@ def test_backbone_is_resnet50():
 
 def test_imagenet_is_never_silently_absent(tmp_path, monkeypatch):
     monkeypatch.delenv("DGNET_IMAGENET", raising=False)
-    with pytest.raises(FileNotFoundError, match="resnet50"): AppearanceEncoder(5, weights=str(tmp_path / "absent.pth"))
+    with pytest.raises(FileNotFoundError, match="resnet50"):
+        AppearanceEncoder(5, weights=str(tmp_path / "absent.pth"))
     assert AppearanceEncoder(5, "basic", (1, 1, 1, 1), 8).init == "random, from scratch"
     (tmp_path / "broken.pth").write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="broken.pth"): AppearanceEncoder(5, weights=str(tmp_path / "broken.pth"))
+    with pytest.raises(ValueError, match="broken.pth"):
+        AppearanceEncoder(5, weights=str(tmp_path / "broken.pth"))
 
 
 @pytest.mark.parametrize("tier", ["smoke", "mini"])
@@ -105,11 +108,14 @@ def test_small_tiers(tier):
     cfg = make_config(tier, ea_init="random")
     m, x = DGNet(cfg, 7), torch.randn(3, 3, cfg.height, cfg.width)
     out, s = m.E_a(x), m.encode_structure(x)
-    assert out.a.shape == (3, m.E_a.code_dim, cfg.n_parts) and out.f_prim.shape == (3, cfg.embed_dim) and out.logits_fine.shape == (3, 7)
+    assert (out.a.shape == (3, m.E_a.code_dim, cfg.n_parts) and out.f_prim.shape == (3, cfg.embed_dim)
+            and out.logits_fine.shape == (3, 7))
     assert s.shape == (3, 8 * cfg.es_width, cfg.height >> cfg.n_down, cfg.width >> cfg.n_down)
     assert m.G(out.a, s).shape == x.shape
-    assert [tuple(d.shape[1:]) for d in m.D(x)] == [(1, cfg.height >> k + 2, cfg.width >> k + 2) for k in range(cfg.d_scales)]
-    assert BaselineNet(7, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.embed_dim)(x).logits.shape == (3, 7)
+    assert [tuple(d.shape[1:]) for d in m.D(x)] == [(1, cfg.height >> k + 2, cfg.width >> k + 2)
+                                                    for k in range(cfg.d_scales)]
+    assert BaselineNet(7, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.embed_dim)(x).logits.shape == (3,
+                                                                                                                     7)
 
 
 def test_channels_last_agrees():
@@ -117,14 +123,18 @@ def test_channels_last_agrees():
     m, x = DGNet(cfg, 7).eval(), torch.randn(2, 3, 64, 32)
     with torch.no_grad():
         plain = m(x, x.flip(0))
-        again = m.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), x.flip(0).to(memory_format=torch.channels_last))
+        again = m.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last),
+                                                        x.flip(0).to(memory_format=torch.channels_last))
     torch.testing.assert_close(again, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_too_small_is_said():
-    with pytest.raises(ValueError, match="cannot be reflected by 9"): StructureEncoder()(torch.randn(1, 1, 64, 32))
-    with pytest.raises(ValueError, match="fewer halvings"): Discriminator(4, 3, 1)(torch.randn(1, 3, 32, 16))
-    with pytest.raises(ValueError, match="once or twice"): StructureEncoder(n_down=3)
+    with pytest.raises(ValueError, match="cannot be reflected by 9"):
+        StructureEncoder()(torch.randn(1, 1, 64, 32))
+    with pytest.raises(ValueError, match="fewer halvings"):
+        Discriminator(4, 3, 1)(torch.randn(1, 3, 32, 16))
+    with pytest.raises(ValueError, match="once or twice"):
+        StructureEncoder(n_down=3)
 
 
 def test_code_heads_read_the_code():
@@ -146,14 +156,16 @@ def test_rows_do_not_talk():
     grid = G.grid(a, s)
     assert grid.shape == (3, 2, 3, 64, 32)
     for i in range(3):
-        for j in range(2): torch.testing.assert_close(grid[i, j], G(a[i:i + 1], s[j:j + 1])[0], atol=1e-5, rtol=1e-4)
+        for j in range(2):
+            torch.testing.assert_close(grid[i, j], G(a[i:i + 1], s[j:j + 1])[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(D(grid[0])[0][1:], D(grid[0, 1:])[0], atol=1e-6, rtol=1e-4)
 
 
 def test_blind_to_exposure_and_hue():
     E_s, x = StructureEncoder(4, 1, 2, (1, 3, 5)).eval(), torch.randn(2, 3, 64, 32)
     hue = torch.tensor([1.0, 0.5, -1.5]).view(3, 1, 1)
-    with torch.no_grad(): s, other = E_s(grey(x)), E_s(grey(3 * x + hue) + 2)
+    with torch.no_grad():
+        s, other = E_s(grey(x)), E_s(grey(3 * x + hue) + 2)
     assert (s - other).norm() < 1e-2 * s.norm()
 
 
@@ -163,7 +175,8 @@ def test_adain_against_a_loop():
     for n in range(2):
         for c in range(3):
             m, v = x[n, c].mean(), x[n, c].var(correction=0)
-            torch.testing.assert_close(y[n, c], w[n, c] * (x[n, c] - m) / (v + 1e-5).sqrt() + b[n, c], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(y[n, c], w[n, c] * (x[n, c] - m) / (v + 1e-5).sqrt() + b[n, c], atol=1e-5,
+                                       rtol=1e-5)
 
 
 def test_gradient_punishment_against_finite_differences():
@@ -176,12 +189,15 @@ def test_gradient_punishment_against_finite_differences():
     torch.testing.assert_close(punishment, wanted)
     weight = D.nets[0].conv2.conv.weight
     (g,) = torch.autograd.grad(punishment, weight)
-    step = torch.zeros_like(weight); step[0, 1, 2, 1] = 1e-6
+    step = torch.zeros_like(weight)
+    step[0, 1, 2, 1] = 1e-6
     values = []
     for sign in (1, -1):
-        with torch.no_grad(): weight.add_(sign * step)
+        with torch.no_grad():
+            weight.add_(sign * step)
         values.append(r1_penalty(D(x), x).item())
-        with torch.no_grad(): weight.sub_(sign * step)
+        with torch.no_grad():
+            weight.sub_(sign * step)
     assert abs((values[0] - values[1]) / 2e-6 - g[0, 1, 2, 1].item()) < 1e-4 * max(1, abs(g[0, 1, 2, 1].item()))
 
 
@@ -192,14 +208,17 @@ def test_save_and_load(tmp_path):
     file = m.save(tmp_path / "sub" / "m.safetensors", iteration=3, note="é")
     again = DGNet.load(file)
     assert again.classes == m.classes and again.metrics == m.metrics
-    assert again.metadata == {"iteration": 3, "note": "é"} and again.cfg == m.cfg and again.n_ids == 7 and not again.training
+    assert again.metadata == {"iteration": 3,
+                              "note": "é"} and again.cfg == m.cfg and again.n_ids == 7 and not again.training
     assert torch.equal(m.generate(x, x.flip(0)), again.generate(x, x.flip(0)))
     assert [p.name for p in file.parent.iterdir()] == ["m.safetensors"]
     good = file.read_bytes()
     for content in (good[:-1], good[:50], b"", good[:-9] + bytes([good[-9] ^ 4]) + good[-8:]):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="m.safetensors"): DGNet.load(file)
-    with pytest.raises(FileNotFoundError, match="absent"): DGNet.load(tmp_path / "absent.safetensors")
+        with pytest.raises(ValueError, match="m.safetensors"):
+            DGNet.load(file)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        DGNet.load(tmp_path / "absent.safetensors")
 
 
 def test_generate_leaves_modes_alone():

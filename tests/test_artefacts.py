@@ -40,9 +40,11 @@ def test_of_real_photos_there_are_numbers_alone(path):
 @pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_pictures_are_small_and_complete(path):
     png = path.with_suffix(".png")
-    if png.exists(): assert png.stat().st_size <= 500_000 and path.with_suffix(".pdf").exists()
+    if png.exists():
+        assert png.stat().st_size <= 500_000 and path.with_suffix(".pdf").exists()
     table = path.with_suffix(".csv")
-    if table.exists(): assert path.with_suffix(".md").exists() and path.with_suffix(".tex").exists()
+    if table.exists():
+        assert path.with_suffix(".md").exists() and path.with_suffix(".tex").exists()
     assert png.exists() or table.exists()
 
 

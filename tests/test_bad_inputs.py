@@ -1,4 +1,5 @@
-"""The corpus of bad inputs: files, folders, CSVs, checkpoints, arguments. Each gets one message that names the file or argument and a remedy, an exit code that is not 0, no traceback; and nothing on disk changes."""
+"""The corpus of bad inputs: files, folders, CSVs, checkpoints, arguments. Each gets one message that names the file or
+argument and a remedy, an exit code that is not 0, no traceback; and nothing on disk changes."""
 import json
 import os
 import pickle
@@ -21,7 +22,6 @@ class Case(NamedTuple):
     command: str     # data, train, generate, rank or reproduce
     args: str        # {…} are things of the fixture `place`; split at spaces, ~ is a space inside a name
     says: tuple      # words of the message: the name, then the remedy
-
 
 DATA = [
     Case("data", "check {d}/no_such_folder", ("no_such_folder", "no such folder", "Unpack")),
@@ -94,18 +94,18 @@ TRAIN = [
     Case("train", "{d}/folder --tier smoke --out {d}/archive.zip/out", ("archive.zip", "cannot be written")),
     Case("train", "", ("usage", "FOLDER")),
 ]
-REPRODUCE = [
-    Case("reproduce", "--only fig99", ("fig99", "no notebook starts with")),
-    Case("reproduce", "--skip nothing", ("nothing", "no notebook starts with")),
-    Case("reproduce", "--data market", ("--data market", "NAME=FOLDER")),
-    Case("reproduce", "--data market={d}/no_such_folder", ("no_such_folder", "is not a folder")),
-    Case("reproduce", "--data markt={d}/good", ("markt", "there are")),
-    Case("reproduce", "--tier smoke --only fig1 --data market={d}/empty_folder", ("empty_folder", "no known dataset")),
-    Case("reproduce", "--tier smoke --only table5 --data market={d}/good", ("--data market", "no notebook", "Leave --only out")),
-    Case("reproduce", "--workers 0 --dry-run", ("--workers 0", "1 or more")),
-    Case("reproduce", "--tier huge", ("--tier", "invalid choice")),
-]
-
+REPRODUCE = [Case("reproduce", "--only fig99", ("fig99", "no notebook starts with")),
+             Case("reproduce", "--skip nothing", ("nothing", "no notebook starts with")),
+             Case("reproduce", "--data market", ("--data market", "NAME=FOLDER")),
+             Case("reproduce", "--data market={d}/no_such_folder", ("no_such_folder", "is not a folder")),
+             Case("reproduce", "--data markt={d}/good", ("markt", "there are")),
+             Case("reproduce", "--tier smoke --only fig1 --data market={d}/empty_folder",
+                  ("empty_folder", "no known dataset")), Case("reproduce", "--tier smoke --only table5 --data "
+                                                              "market={d}/good", ("--data market", "no notebook",
+                                                                                  "Leave --only out")),
+             Case("reproduce", "--workers 0 --dry-run", ("--workers 0", "1 or more")), Case("reproduce", "--tier huge",
+                                                                                            ("--tier",
+                                                                                             "invalid choice"))]
 
 GENERATE = [
     Case("generate", "swap {d}/whole.png {d}/no_such.jpg --model {m}/model.safetensors --out {t}/o.png", ("no_such.jpg", "no such file", "Check the name")),
@@ -204,10 +204,12 @@ def checkpoints(folder: Path, model: Path) -> None:
     (folder / "empty.safetensors").write_bytes(b"")
     (folder / "text.safetensors").write_text("a model, honestly")
     save_file({"w": torch.zeros(3)}, folder / "stranger.safetensors")
-    damaged = bytearray(whole); damaged[-5] ^= 255
+    damaged = bytearray(whole)
+    damaged[-5] ^= 255
     (folder / "damaged.safetensors").write_bytes(damaged)
     n, = struct.unpack("<Q", whole[:8])
-    header = json.loads(whole[8:8 + n]); about = json.loads(header["__metadata__"]["dgnet"])
+    header = json.loads(whole[8:8 + n])
+    about = json.loads(header["__metadata__"]["dgnet"])
     about["config"]["flux_capacitor"] = 1
     save_file(load_file(model), folder / "newer.safetensors", {"dgnet": json.dumps(about)})
     torch.save({"a": torch.zeros(3)}, folder / "official.pt")
@@ -224,16 +226,23 @@ def place(tmp_path_factory):
     from dgnet.model import DGNet
     from dgnet.synthetic import write_domain
     d = tmp_path_factory.mktemp("bad things")
-    shutil.move(write_domain("market", d / "worlds", n_train_ids=4, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=64, width=32), d / "good")
-    for f in ("factors.csv", "joints.csv", "synthetic.json"): (d / "good" / f).unlink(missing_ok=True)   # photos of somebody, not a rendered world
+    shutil.move(write_domain("market", d / "worlds", n_train_ids=4, n_test_ids=2, n_val_ids=2, images_per_id=4,
+                             test_images_per_id=4, height=64, width=32), d / "good")
+    # photos of somebody, not a rendered world
+    for f in ("factors.csv", "joints.csv", "synthetic.json"):
+        (d / "good" / f).unlink(missing_ok=True)
     (d / "empty_folder").mkdir()
-    (d / "letters").mkdir(); (d / "letters" / "letter.txt").write_text("dear all")
+    (d / "letters").mkdir()
+    (d / "letters" / "letter.txt").write_text("dear all")
     (d / "archive.zip").write_bytes(b"PK\3\4 and so on")
     shutil.copytree(d / "good" / "bounding_box_train", d / "half_market" / "bounding_box_train")
     for k in "ab": shutil.copytree(d / "good", d / "two_sets" / k)
-    (d / "lists" / "train").mkdir(parents=True); (d / "lists" / "test").mkdir()
-    for n in ("train", "query", "gallery"): (d / "lists" / f"list_{n}.txt").write_text("0000/0000_000_01_0303morning_0015_0.jpg 0\n")
-    for f in ("bounding_box_train", "query", "bounding_box_test"): photo(d / "strange_names" / f / "holiday.jpg")
+    (d / "lists" / "train").mkdir(parents=True)
+    (d / "lists" / "test").mkdir()
+    for n in ("train", "query", "gallery"):
+        (d / "lists" / f"list_{n}.txt").write_text("0000/0000_000_01_0303morning_0015_0.jpg 0\n")
+    for f in ("bounding_box_train", "query", "bounding_box_test"):
+        photo(d / "strange_names" / f / "holiday.jpg")
     for n in range(3): photo(d / "one_person" / "me" / f"{n}.png")
     for p in ("me", "you"):
         for n in range(3): photo(d / "two_people" / p / f"{n}.png")
@@ -247,24 +256,33 @@ def place(tmp_path_factory):
     for p in ("a", "b", "c"):
         (d / "all_broken" / p).mkdir(parents=True)
         for n in range(3): (d / "all_broken" / p / f"{n}.png").write_bytes(b"nothing")
-    (d / "csv").mkdir(); csvs(d / "csv")
-    (d / "words.jpg").write_text("no photo at all"); (d / "cut.png").write_bytes(whole[:len(whole) // 2]); (d / "empty.jpg").write_bytes(b"")
-    (d / "flat").mkdir(); photo(d / "flat" / "one.jpg"); photo(d / "flat" / "two.jpg")
+    (d / "csv").mkdir()
+    csvs(d / "csv")
+    (d / "words.jpg").write_text("no photo at all")
+    (d / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (d / "empty.jpg").write_bytes(b"")
+    (d / "flat").mkdir()
+    photo(d / "flat" / "one.jpg")
+    photo(d / "flat" / "two.jpg")
     torch.manual_seed(0)
     checkpoints(d / "models", DGNet(make_config("smoke"), 4).eval().save(d / "model.safetensors"))
     return d
 
 
-def state(d: Path) -> dict: return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(d.rglob("*")) if p.is_file()} | {p: None for p in d.rglob("*") if p.is_dir()}
+def state(d: Path) -> dict:
+    return ({p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(d.rglob("*")) if p.is_file()}
+            | {p: None for p in d.rglob("*") if p.is_dir()})
 
 
 def command(name: str):
     import dgnet.check, dgnet.generate, dgnet.own, dgnet.rank, dgnet.runs
-    return {"data": dgnet.check.data_cli, "train": dgnet.own.train_cli, "reproduce": dgnet.runs.reproduce_cli, "generate": dgnet.generate.generate_cli, "rank": dgnet.rank.rank_cli}[name]
+    return {"data": dgnet.check.data_cli, "train": dgnet.own.train_cli, "reproduce": dgnet.runs.reproduce_cli,
+            "generate": dgnet.generate.generate_cli, "rank": dgnet.rank.rank_cli}[name]
 
 
-def arguments(case: Case, place: Path) -> list: return [a.replace("~", " ").replace("{t}", ".").replace("{d}", str(place)).replace("{m}", str(place / "models")) for a in case.args.split()]
-
+def arguments(case: Case, place: Path) -> list:
+    return [a.replace("~", " ").replace("{t}", ".").replace("{d}", str(place)).replace("{m}", str(place / "models"))
+            for a in case.args.split()]
 
 CORPUS = DATA + CSVS + TRAIN + GENERATE + RANK + REPRODUCE
 
@@ -278,12 +296,16 @@ def test_a_bad_input_gets_one_message_and_changes_nothing(place, case, capsys, m
     import dgnet.model, dgnet.own, dgnet.runs
     for module in (dgnet.own, dgnet.runs): monkeypatch.setattr(module, "LOCAL", tmp_path / "local")
     monkeypatch.setattr(dgnet.model, "WEIGHTS", tmp_path / "weights")   # a package that came without models
-    monkeypatch.chdir(tmp_path); before = state(place)
-    try: code = command(case.command)(arguments(case, place))
-    except SystemExit as e: code = e.code   # the parser's own refusals
+    monkeypatch.chdir(tmp_path)
+    before = state(place)
+    try:
+        code = command(case.command)(arguments(case, place))
+    except SystemExit as e:
+        code = e.code
     said = capsys.readouterr().err
     assert code not in (0, None), "an exit code that is not 0"
-    for words in case.says: assert words.replace("{d}", str(place)) in said, f"{words!r} is missing in: {said}"
+    for words in case.says:
+        assert words.replace("{d}", str(place)) in said, f"{words!r} is missing in: {said}"
     assert "Traceback" not in said and ("usage:" in said or len(said.strip().splitlines()) == 1), f"one message: {said}"
     assert "usage:" in said or said.startswith(f"dgnet_{case.command}: ")
     assert state(place) == before, "nothing on disk has changed"
@@ -296,7 +318,10 @@ def test_no_code_of_a_checkpoint_ran(place): assert not (place / "models" / "it 
 
 @pytest.mark.parametrize("case", [DATA[0], CSVS[5], TRAIN[6], GENERATE[0], RANK[0]], ids=lambda c: c.command)
 def test_as_a_process_too(place, case):
-    module, function = {"data": ("check", "data_cli"), "train": ("own", "train_cli"), "generate": ("generate", "generate_cli"), "rank": ("rank", "rank_cli")}[case.command]
-    p = subprocess.run([sys.executable, "-c", f"import sys; from dgnet.{module} import {function}; sys.exit({function}())", *arguments(case, place)],
-                       env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}, capture_output=True, text=True)
+    module, function = {"data": ("check", "data_cli"), "train": ("own", "train_cli"),
+                        "generate": ("generate", "generate_cli"), "rank": ("rank", "rank_cli")}[case.command]
+    p = subprocess.run([sys.executable, "-c", f"import sys; from dgnet.{module} import {function}; "
+                        f"sys.exit({function}())", *arguments(case, place)], env={**os.environ, "PYTHONPATH": str(ROOT),
+                                                                                  "MPLBACKEND": "agg"},
+                       capture_output=True, text=True)
     assert p.returncode not in (0, None) and "Traceback" not in p.stderr and all(w in p.stderr for w in case.says)

@@ -24,7 +24,8 @@ PROMISED = {   # columns of the rows, beside what all have
 
 def run(name: str, *args) -> subprocess.CompletedProcess:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(BENCH / f"{name}.py"), *map(str, args)], capture_output=True, text=True, env=env, cwd=ROOT)
+    return subprocess.run([sys.executable, str(BENCH / f"{name}.py"), *map(str, args)], capture_output=True, text=True,
+                          env=env, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,10 @@ def quick(tmp_path_factory):
 def test_quick_writes_what_is_promised(quick, name):
     found = quick[1][name]
     assert found["name"] == name and found["quick"] is True and found["seconds"] > 0 and found["rows"]
-    assert {"cpu", "cores", "threads", "ram_gib", "gpu", "python", "torch", "numpy", "code", "device"} <= set(found["machine"]) and found["machine"]["threads"] == 1
-    assert all(found["peak"][d][k] > 0 for d in ("float32", "bfloat16") for k in ("conv", "matmul")) and found["peak"]["copy_gb_s"] > 0
+    assert {"cpu", "cores", "threads", "ram_gib", "gpu", "python", "torch", "numpy", "code",
+            "device"} <= set(found["machine"]) and found["machine"]["threads"] == 1
+    assert all(found["peak"][d][k] > 0 for d in ("float32", "bfloat16") for k in ("conv", "matmul")) and found["peak"][
+        "copy_gb_s"] > 0
     for row in found["rows"]:
         assert PROMISED[name] <= set(row), PROMISED[name] - set(row)
         assert row["median_ms"] > 0
@@ -49,58 +52,75 @@ def test_quick_writes_what_is_promised(quick, name):
 
 
 def test_the_output_says_where_it_was_measured(quick):
-    assert quick[0].count("measured peak, GFLOP/s") == len(SCRIPTS) and f"torch {torch.__version__.split('+')[0]}" in quick[0] and "all done" in quick[0]
+    assert quick[0].count("measured peak, GFLOP/s") == len(
+        SCRIPTS) and f"torch {torch.__version__.split('+')[0]}" in quick[0] and "all done" in quick[0]
     assert "measured on a CPU, with small counts" in quick[0]
 
 
 def test_steps_do_what_is_needed_and_nothing_else(quick):
     rows = quick[1]["steps"]["rows"]
     assert {r["phase"] for r in rows} == {"first", "full"}
-    for r in rows: assert 0.999 <= r["gflop"] / r["must_gflop"] < 1.01, "a step does what the losses need, and nothing else"
+    for r in rows:
+        assert 0.999 <= r["gflop"] / r["must_gflop"] < 1.01, "a step does what the losses need, and nothing else"
     first, full = (next(r for r in rows if r["phase"] == p) for p in ("first", "full"))
-    assert set(first["losses"]) < set(full["losses"]) and {"prim", "fine", "cyc"} <= set(full["losses"]) - set(first["losses"])
+    assert set(first["losses"]) < set(full["losses"]) and {"prim", "fine",
+                                                           "cyc"} <= set(full["losses"]) - set(first["losses"])
     assert first["gflop"] < full["gflop"]
     assert quick[1]["steps"]["predicted"][0]["hours_100k"] > 0
 
 
 def test_shares_sum_to_one_and_know_the_networks(quick):
     for row in quick[1]["profile_step"]["rows"]:
-        for by in ("by_kind", "by_pass", "by_network"): assert sum(s["share"] for s in row[by]) == pytest.approx(1)
+        for by in ("by_kind", "by_pass", "by_network"):
+            assert sum(s["share"] for s in row[by]) == pytest.approx(1)
         networks = {s["what"] for s in row["by_network"]}
-        assert {f"{n} ({d})" for n in ("E_a", "E_s", "G", "D") for d in ("forward", "backward")} <= networks and "teacher (forward)" in networks and "teacher (backward)" not in networks
+        assert ({f"{n} ({d})" for n in ("E_a", "E_s", "G", "D") for d in ("forward", "backward")} <= networks
+                and "teacher (forward)" in networks and "teacher (backward)" not in networks)
         assert {"convolution", "convolution backward", "optimisers"} <= {s["what"] for s in row["by_kind"]}
-        assert next(s["share"] for s in row["by_kind"] if s["what"] == "other") < 0.2 if any(s["what"] == "other" for s in row["by_kind"]) else True
+        assert next(s["share"] for s in row["by_kind"] if s["what"] == "other") < 0.2 if any(s["what"] == "other"
+                                                                                             for s in row[
+                                                                                                 "by_kind"]) else True
 
 
 def test_the_loop_and_the_package_agree(quick):
     ours, loop = quick[1]["evaluation"]["rows"]
-    assert (ours["method"], loop["method"]) == ("package", "loop") and ours["mAP"] == pytest.approx(loop["mAP"], abs=1e-6) and 0.05 < ours["mAP"] < 0.95
+    assert ((ours["method"], loop["method"]) == ("package", "loop") and ours["mAP"] == pytest.approx(loop["mAP"],
+                                                                                                     abs=1e-6) and 0.05
+            < ours["mAP"] < 0.95)
 
 
 def test_counting_is_the_sum_of_the_layers():
     common = bench_module("common")
     from torch.utils.flop_counter import FlopCounterMode
     net, x = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(8, 4, 1)), torch.randn(2, 3, 8, 8)
-    with common.counting() as ours: net(x).sum().backward()
-    with FlopCounterMode(display=False) as theirs: net(x).sum().backward()
+    with common.counting() as ours:
+        net(x).sum().backward()
+    with FlopCounterMode(display=False) as theirs:
+        net(x).sum().backward()
     first, second = 2 * 2 * 64 * 3 * 8 * 9, 2 * 2 * 64 * 8 * 4
     assert ours.flop == theirs.get_total_flops() == 2 * first + 3 * second and ours.first == first
-    with common.counting() as c: torch.zeros(1000).add(1.0); torch.zeros(10).view(2, 5)
+    with common.counting() as c:
+        torch.zeros(1000).add(1.0)
+        torch.zeros(10).view(2, 5)
     assert c.flop == c.heavy == 0 and 8000 <= c.light <= 8000 + 4000 * 2 + 200
 
 
 def bench_module(name):
     sys.path.insert(0, str(BENCH))
-    try: return importlib.import_module(name)
-    finally: sys.path.remove(str(BENCH))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCH))
 
 
 def test_growth_is_the_slope():
     growth = bench_module("common").growth
-    rows = [{"kind": kind, "n": n, "median_ms": 3.0 * n**e} for kind, e in (("flat", 0.0), ("line", 1.0), ("square", 2.0)) for n in (40, 10, 20)]
+    rows = [{"kind": kind, "n": n, "median_ms": 3.0 * n**e} for kind, e in (("flat", 0.0), ("line", 1.0),
+                                                                            ("square", 2.0)) for n in (40, 10, 20)]
     found = growth([*rows, {"kind": "alone", "n": 10, "median_ms": 1.0}], "n", ("kind",))
     assert [g["kind"] for g in found] == ["flat", "line", "square"], "one size says nothing about growth"
-    assert [g["exponent"] for g in found] == pytest.approx([0, 1, 2]) and found[1]["points"] == [(10, 30.0), (20, 60.0), (40, 120.0)]
+    assert [g["exponent"] for g in found] == pytest.approx([0, 1, 2]) and found[1]["points"] == [(10, 30.0), (20, 60.0),
+                                                                                                 (40, 120.0)]
     assert all(g["work_is"] == "n" and (g["from"], g["to"]) == (10, 40) for g in found)
 
 
@@ -108,33 +128,44 @@ def test_growth_is_the_slope():
 def test_steps_are_timed_at_several_batches(device):
     from argparse import Namespace
     cases = bench_module("steps").cases
-    def asked(**more): return cases(Namespace(**{**dict.fromkeys(("sizes", "precisions", "merge", "compile", "plain", "repeat", "warm_up", "batch")), "quick": False, "phases": ("first", "full"), "recipe": "official", "set": [], **more}), device)
+    def asked(**more):
+        return cases(Namespace(**{**dict.fromkeys(("sizes", "precisions", "merge", "compile", "plain", "repeat",
+                                                   "warm_up", "batch")), "quick": False, "phases": ("first", "full"),
+                                  "recipe": "official", "set": [], **more}), device)
     found = asked()
     for phase in ("first", "full"):
-        for p in ("float32", "bfloat16"): assert len({c["batch"] for c in found if (c["size"], c["phase"], c["precision"], c["merge"], c["compile"]) == ("paper", phase, p, True, False)}) >= 2
+        for p in ("float32", "bfloat16"):
+            assert len({c["batch"] for c in found if (c["size"], c["phase"], c["precision"], c["merge"],
+                                                      c["compile"]) == ("paper", phase, p, True, False)}) >= 2
     assert {c["batch"] for c in asked(batch=[3, 5])} == {3, 5} and len(asked(quick=True)) == 2
     assert len({json.dumps(c) for c in found}) == len(found), "no case twice"
-    assert {(c["size"], c["phase"], c["precision"]) for c in found if c["plain"]} == {(s, phase, "float32") for s in {c["size"] for c in found} for phase in ("first", "full")}
+    assert {(c["size"], c["phase"], c["precision"]) for c in found if c["plain"]} == {(s, phase, "float32")
+                                                                                      for s in {c["size"]
+                                                                                                for c in found}
+                                                                                      for phase in ("first", "full")}
 
 
 @pytest.mark.parametrize("phase", ["first", "full"])
 def test_the_plain_step_computes_the_same(phase):
     "Losses of three steps, which follow from two updates of all weights; so the gradients are the same too."
     steps, plain = bench_module("steps"), bench_module("plain")
-    case = dict(size="smoke", phase=phase, precision="float32", merge=False, batch=None, recipe="official", set={"drop_prim": 0.0, "drop_fine": 0.0}, device="cpu")
+    case = dict(size="smoke", phase=phase, precision="float32", merge=False, batch=None, recipe="official",
+                set={"drop_prim": 0.0, "drop_fine": 0.0}, device="cpu")
     def course(context, **more):
         with context():
             run = steps.Training(case | more)
             return [{k: v.item() for k, v in run.step(k).items()} for k in range(3)]
     ours, theirs = course(contextlib.nullcontext), course(plain.plain, plain=True)
-    for a, b in zip(ours, theirs): assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+    for a, b in zip(ours, theirs):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
     assert ours[0] != ours[2], "the networks have learnt"
 
 
 def test_growth_is_written_and_printed(quick):
     found = quick[1]["throughput"]["growth"]
     assert [(g["work"], g["from"], g["to"]) for g in found] == [("renderer", 4, 8)] and len(found[0]["points"]) == 2
-    assert "growth: time ~ items ^ exponent" in quick[0] and quick[1]["evaluation"]["growth"] == quick[1]["steps"]["growth"] == []
+    assert "growth: time ~ items ^ exponent" in quick[0] and quick[1]["evaluation"]["growth"] == quick[1]["steps"][
+        "growth"] == []
 
 
 @pytest.mark.parametrize("script, args, words", [
@@ -148,15 +179,19 @@ def test_growth_is_written_and_printed(quick):
 ])
 def test_bad_arguments(script, args, words, tmp_path):
     done = run(script, "--quick", "--device", "cpu", "--out", tmp_path / "out", *args)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr and not (tmp_path
+                                                                                                     / "out").exists()
 
 
 def test_a_case_that_fails_ends_in_one_line(tmp_path):
-    done = run("steps", "--quick", "--device", "cpu", "--out", tmp_path, "--phases", "first", "--set", "no_such_field=1")
-    assert done.returncode == 2 and "no field no_such_field in Config" in done.stderr and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+    done = run("steps", "--quick", "--device", "cpu", "--out", tmp_path, "--phases", "first", "--set",
+               "no_such_field=1")
+    assert (done.returncode == 2 and "no field no_such_field in Config" in done.stderr
+            and "Traceback" not in done.stderr and not list(tmp_path.iterdir()))
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "out").write_text("mine")
     done = run("evaluation", "--quick", "--device", "cpu", "--out", tmp_path / "out")
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "out: a file is there; give a folder" in done.stderr and (tmp_path / "out").read_text() == "mine"
+    assert (done.returncode == 2 and "Traceback" not in done.stderr
+            and "out: a file is there; give a folder" in done.stderr and (tmp_path / "out").read_text() == "mine")

@@ -26,7 +26,6 @@ def boxes(root: Path, names: dict) -> Path:
         for f in files: photo(root / folder / f)
     return root
 
-
 MARKET = {
     "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000500_01.jpg", "0007_c3s3_077419_03.jpg"],
     "query": ["0001_c1s1_001051_00.jpg"],
@@ -41,7 +40,8 @@ MARKET = {
     ("0005_c007_f0046182.jpg", (5, 7)), ("0002_c10s1_000451_03.jpg", (2, 10)), ("0000_000_123_0303morning_0015_0.jpg", (0, 123)), ("9" * 25 + "_c1.jpg", None), ("1_c" + "9" * 25 + ".jpg", None), ("", None),
     ("0000_000_01_0303morning_0015_0.jpg", (0, 1)), ("3059_021_15_0303noon_0500_2_ex.jpg", (3059, 15)), ("12345_c123s1_0_0.jpg", (12345, 123)),
     ("holiday.jpg", None), ("c1_0002.jpg", None), ("0002.jpg", None)])
-def test_names(name, expected): assert parse_name(name) == expected
+def test_names(name, expected):
+    assert parse_name(name) == expected
 
 
 def test_what_is_a_photo():
@@ -52,11 +52,13 @@ def test_what_is_a_photo():
 
 def test_market_with_strays(tmp_path):
     root = boxes(tmp_path / "Market-1501-v15.09.15", MARKET)
-    for stray in ("Thumbs.db", ".DS_Store", "._0002_c1s1_000451_03.jpg"): (root / "bounding_box_train" / stray).write_bytes(b"x")
+    for stray in ("Thumbs.db", ".DS_Store", "._0002_c1s1_000451_03.jpg"):
+        (root / "bounding_box_train" / stray).write_bytes(b"x")
     for path in (root, tmp_path):
         data = load_dataset(None, path)
         assert (data.name, data.root, data.n_ids) == ("market", root, 2)
-        assert data.train.ids.tolist() == [2, 2, 7] and data.train.cams.tolist() == [1, 2, 3] and len(data.train.ignored) == 3
+        assert data.train.ids.tolist() == [2, 2, 7] and data.train.cams.tolist() == [1, 2,
+                                                                                     3] and len(data.train.ignored) == 3
         assert data.gallery.ids.tolist() == [-1, 0, 1] and data.gallery.people.tolist() == [1]
         assert data.multi_query.ids.tolist() == [1, 1], "only the queried people"
         assert data.val_query is None
@@ -68,29 +70,37 @@ def test_market_with_strays(tmp_path):
 def test_an_unreadable_name_is_said(tmp_path):
     root = boxes(tmp_path, MARKET)
     photo(root / "query" / "holiday.jpg")
-    with pytest.warns(UserWarning, match="1 photos passed over.*holiday.jpg"): data = load_dataset("market", root)
+    with pytest.warns(UserWarning, match="1 photos passed over.*holiday.jpg"):
+        data = load_dataset("market", root)
     assert data.query.n == 1 and data.query.ignored == ("holiday.jpg",)
     for f in (root / "query").iterdir(): f.rename(f.with_name("x" + f.name))
-    with pytest.raises(ValueError, match="query: none of the 2 file names in it start like 0002_c1.*e.g. x0001_c1s1.*Give a pattern"): load_dataset("market", root)
+    with pytest.raises(ValueError, match="query: none of the 2 file names in it start like 0002_c1.*e.g. "
+                       "x0001_c1s1.*Give a pattern"):
+        load_dataset("market", root)
 
 
 def test_duke_and_cuhk03(tmp_path):
-    duke = boxes(tmp_path / "duke", {"bounding_box_train": ["0001_c2_f0046182.jpg"], "query": ["0005_c12_f0046985.jpg"], "bounding_box_test": ["0005_c1_f0051341.jpg"]})
-    with pytest.warns(UserWarning, match="withdrawn by its owners") as said: data = load_dataset(None, duke)
+    duke = boxes(tmp_path / "duke", {"bounding_box_train": ["0001_c2_f0046182.jpg"], "query": ["0005_c12_f0046985.jpg"],
+                                     "bounding_box_test": ["0005_c1_f0051341.jpg"]})
+    with pytest.warns(UserWarning, match="withdrawn by its owners") as said:
+        data = load_dataset(None, duke)
     assert len(said) == 1 and "\n" not in str(said[0].message) and str(duke) in str(said[0].message)
     assert data.name == "duke" and data.query.cams.tolist() == [12]
     for kind in ("detected", "labeled"):
-        boxes(tmp_path / "cuhk" / kind, {"bounding_box_train": [f"000{k}_c1_{k}.png" for k in range(1, 3 if kind == "detected" else 4)],
-                                         "query": ["0009_c1_1.png"], "bounding_box_test": ["0009_c2_2.png"]})
+        boxes(tmp_path / "cuhk" / kind,
+              {"bounding_box_train": [f"000{k}_c1_{k}.png" for k in range(1, 3 if kind == "detected" else 4)],
+               "query": ["0009_c1_1.png"], "bounding_box_test": ["0009_c2_2.png"]})
     assert [load_dataset(n, tmp_path / "cuhk").train.n for n in (None, "cuhk03", "cuhk03-labeled")] == [2, 2, 3]
     assert load_dataset("cuhk03", tmp_path / "cuhk" / "labeled").train.n == 3, "the folder itself may be named"
 
 
 def msmt(root: Path, train="train", test="test") -> Path:
     lists = {"train": ["0000/0000_000_01_0303morning_0015_0.jpg 0"], "val": ["0001/0001_003_15_0303noon_0015_0.jpg 1"],
-             "query": ["0000/0000_000_11_0303morning_0015_0.jpg 0"], "gallery": ["0000/0000_001_02_0303morning_0015_0.jpg 0"]}
+             "query": ["0000/0000_000_11_0303morning_0015_0.jpg 0"],
+             "gallery": ["0000/0000_001_02_0303morning_0015_0.jpg 0"]}
     for name, lines in lists.items():
-        for l in lines: photo(root / (test if name in ("query", "gallery") else train) / l.split()[0])
+        for l in lines:
+            photo(root / (test if name in ("query", "gallery") else train) / l.split()[0])
         (root / f"list_{name}.txt").write_text("\n".join(lines) + "\n\n")
     return root
 
@@ -101,13 +111,16 @@ def test_msmt17(tmp_path, folders):
     assert data.name == "msmt17" and data.train.n == 2 and data.train.cams.tolist() == [1, 15]
     assert data.query.ids.tolist() == [1] and data.query.cams.tolist() == [11], "label 0 is a person, so it becomes 1"
     data.gallery.paths[0].unlink()
-    with pytest.raises(FileNotFoundError, match=r"0000_001_02.*in list_gallery.txt.*with 0 others"): load_dataset(None, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"0000_001_02.*in list_gallery.txt.*with 0 others"):
+        load_dataset(None, tmp_path)
 
 
 def test_plain_folder(tmp_path):
     for person, n in (("Ada", 3), ("Grace", 2), ("Joan", 1)):
         for k in range(n): photo(tmp_path / person / f"{k}.jpg")
-    (tmp_path / ".git").mkdir(); (tmp_path / "empty").mkdir(); (tmp_path / "Ada" / "Thumbs.db").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "Ada" / "Thumbs.db").touch()
     data = load_dataset(None, tmp_path)
     assert data.name == "folder" and data.train.ids.tolist() == [1, 1, 1, 2, 2, 3] and (data.train.cams == -1).all()
     assert data.query.n == data.gallery.n == 0 and data.train.ignored == ("Thumbs.db",)
@@ -115,20 +128,26 @@ def test_plain_folder(tmp_path):
 
 
 def test_the_official_tree(tmp_path):
-    for folder, person, f in (("train_all", "0002", "0002_c1s1_0_0.jpg"), ("query", "0001", "0001_c1s1_0_0.jpg"), ("gallery", "-1", "-1_c3s1_0_0.jpg"),
-                              ("gallery", "0001", "0001_c2s1_0_0.jpg"), ("multi-query", "0001", "0001_c1s1_0_9.jpg")): photo(tmp_path / folder / person / f)
+    for folder, person, f in (("train_all", "0002", "0002_c1s1_0_0.jpg"), ("query", "0001", "0001_c1s1_0_0.jpg"),
+                              ("gallery", "-1", "-1_c3s1_0_0.jpg"), ("gallery", "0001", "0001_c2s1_0_0.jpg"),
+                              ("multi-query", "0001", "0001_c1s1_0_9.jpg")):
+        photo(tmp_path / folder / person / f)
     data = load_dataset(None, tmp_path)
-    assert data.gallery.ids.tolist() == [-1, 1] and data.gallery.cams.tolist() == [3, 2] and data.multi_query.n == 1 and data.n_ids == 1
+    assert (data.gallery.ids.tolist() == [-1, 1] and data.gallery.cams.tolist() == [3, 2] and data.multi_query.n == 1
+            and data.n_ids == 1)
     shutil.rmtree(tmp_path / "query")
-    with pytest.raises(FileNotFoundError, match="query: no such folder, though"): load_dataset(None, tmp_path)
+    with pytest.raises(FileNotFoundError, match="query: no such folder, though"):
+        load_dataset(None, tmp_path)
 
 
 def test_errors_name_path_and_remedy(tmp_path):
     def fails(error, match, name, path):
-        with pytest.raises(error, match=match) as e: load_dataset(name, path)
+        with pytest.raises(error, match=match) as e:
+            load_dataset(name, path)
         assert str(path) in str(e.value)
         return str(e.value)
-    for name in (None, "market", "folder"): assert "Unpack" in fails(FileNotFoundError, "no such folder", name, tmp_path / "none")
+    for name in (None, "market", "folder"):
+        assert "Unpack" in fails(FileNotFoundError, "no such folder", name, tmp_path / "none")
     assert "Unpack" in fails(FileNotFoundError, "no known dataset", None, tmp_path)
     assert "Unpack" in fails(FileNotFoundError, "no photo", "folder", tmp_path)
     root = boxes(tmp_path / "m", MARKET)
@@ -147,12 +166,14 @@ def test_a_broken_photo_is_named(tmp_path):
     bad = tmp_path / "0001_c1s1_0_0.jpg"
     for content in (b"", b"no image", photo(tmp_path / "whole.jpg", size=(200, 200)).read_bytes()[:300]):
         bad.write_bytes(content)
-        with pytest.raises(OSError, match="0001_c1s1_0_0.jpg: not a readable image"): load_images(make_split([bad], [Label(1, 1)], "train"), 16, 8)
+        with pytest.raises(OSError, match="0001_c1s1_0_0.jpg: not a readable image"):
+            load_images(make_split([bad], [Label(1, 1)], "train"), 16, 8)
 
 
 @pytest.mark.parametrize("world", ["market", "duke", "msmt17", "cuhk03"])
 def test_synthetic_worlds(tmp_path, world):
-    data = load_dataset(None, write_domain(world, tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=6, test_images_per_id=6, height=32, width=16))
+    data = load_dataset(None, write_domain(world, tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=6,
+                                           test_images_per_id=6, height=32, width=16))
     f = read_factors(data.root)
     assert data.name == world and (data.n_ids, len(data.query.people), len(data.val_query.people)) == (5, 3, 2)
     for s in data.splits:
@@ -165,7 +186,8 @@ def test_synthetic_worlds(tmp_path, world):
 
 
 def test_the_synthetic_cuhk03_reads_like_the_real_one(tmp_path):
-    root = write_domain("cuhk03", tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=9, test_images_per_id=9, height=32, width=16)
+    root = write_domain("cuhk03", tmp_path, n_train_ids=5, n_test_ids=3, n_val_ids=2, images_per_id=9,
+                        test_images_per_id=9, height=32, width=16)
     assert root == tmp_path / "CUHK03-NP" / "detected"
     for path in (tmp_path / "CUHK03-NP", root):
         for name in ("cuhk03", None):
@@ -174,36 +196,50 @@ def test_the_synthetic_cuhk03_reads_like_the_real_one(tmp_path):
     assert data.train.n == 5 * 9 and data.query.n == 3 * 2 and data.gallery.n == 3 * 7 and (data.gallery.ids > 0).all()
     assert all(set(s.cams) == {1, 2} for s in data.splits) and not set(data.train.people) & set(data.query.people)
     assert load_images(data.train, 32, 16).shape == (45, 3, 32, 16)
-    with pytest.raises(ValueError, match="looks like cuhk03, not duke"): load_dataset("duke", root)
+    with pytest.raises(ValueError, match="looks like cuhk03, not duke"):
+        load_dataset("duke", root)
 
 
 @pytest.mark.parametrize("pattern, said", [("(?P<id>", "not a regular expression"), (r"(\d+)-(\d+)", "lacks the group id and the group cam"), (r"(?P<id>\d+)", "lacks the group cam"), ("", "lacks the group id")])
 def test_a_pattern_is_checked(tmp_path, pattern, said):
     for ask in (lambda: name_rule(pattern), lambda: load_dataset(None, tmp_path, pattern)):
-        with pytest.raises(ValueError, match=f"^pattern .*{said}.*Write it like") as e: ask()
+        with pytest.raises(ValueError, match=f"^pattern .*{said}.*Write it like") as e:
+            ask()
         assert repr(pattern) in str(e.value)
 
 
 def test_files_named_in_ones_own_way(tmp_path):
     rule, market = r"cam(?P<cam>\d+)-(?P<id>\d+)", boxes(tmp_path / "m", MARKET)
-    for k, f in enumerate(("cam3-12.jpg", "cam110-12.jpg", "at the door cam3-7.jpg")): photo(tmp_path / "flat" / f); photo(tmp_path / "own" / "ABC"[k % 2] / f); photo(tmp_path / "boxes" / "bounding_box_train" / f)
+    for k, f in enumerate(("cam3-12.jpg", "cam110-12.jpg", "at the door cam3-7.jpg")):
+        photo(tmp_path / "flat" / f)
+        photo(tmp_path / "own" / "ABC"[k % 2] / f)
+        photo(tmp_path / "boxes" / "bounding_box_train" / f)
     flat = load_dataset(None, tmp_path / "flat", rule)
-    assert flat.name == "folder" and flat.train.ids.tolist() == [7, 12, 12] and flat.train.cams.tolist() == [3, 110, 3] and flat.query.n == 0
+    assert (flat.name == "folder" and flat.train.ids.tolist() == [7, 12, 12] and flat.train.cams.tolist() == [3, 110, 3]
+            and flat.query.n == 0)
     own = load_dataset("folder", tmp_path / "own", rule)
-    assert own.train.ids.tolist() == [1, 1, 2] and own.train.cams.tolist() == [3, 3, 110], "the folder says who, the name which camera"
-    photo(tmp_path / "boxes" / "query" / "cam3-1.jpg"); photo(tmp_path / "boxes" / "bounding_box_test" / "cam4-1.jpg")
+    assert own.train.ids.tolist() == [1, 1, 2] and own.train.cams.tolist() == [3, 3,
+                                                                               110], ("the folder says who, the name "
+                                                                                      "which camera")
+    photo(tmp_path / "boxes" / "query" / "cam3-1.jpg")
+    photo(tmp_path / "boxes" / "bounding_box_test" / "cam4-1.jpg")
     for name, called in ((None, "folder"), ("folder", "folder"), ("duke", "duke")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = load_dataset(name, tmp_path / "boxes", rule)
         assert data.name == called and data.train.n == 3 and data.gallery.cams.tolist() == [4]
     photo(tmp_path / "own" / "A" / "holiday.jpg")
-    with pytest.warns(UserWarning, match="1 photos without a camera.*holiday.jpg"): assert load_dataset(None, tmp_path / "own", rule).train.cams.tolist().count(-1) == 1
+    with pytest.warns(UserWarning, match="1 photos without a camera.*holiday.jpg"):
+        assert load_dataset(None, tmp_path / "own", rule).train.cams.tolist().count(-1) == 1
     for root in ("flat", "own", "boxes"):
-        with pytest.raises(ValueError, match=r"none of the \d file names.*follow the pattern.*e.g. (at the door )?cam.*Give a pattern that fits") as e: load_dataset(None, tmp_path / root, r"p(?P<id>\d+)_k(?P<cam>\d+)")
+        with pytest.raises(ValueError, match=r"none of the \d file names.*follow the pattern.*e.g. (at the door "
+                           r")?cam.*Give a pattern that fits") as e:
+            load_dataset(None, tmp_path / root, r"p(?P<id>\d+)_k(?P<cam>\d+)")
         assert str(tmp_path / root) in str(e.value)
-    with pytest.raises(ValueError, match="finds 'cam3' for id, which is no whole number"): load_dataset(None, tmp_path / "boxes", r"(?P<id>\w+)-(?P<cam>\d+)")
-    with pytest.raises(ValueError, match="looks like market, not folder"): load_dataset("folder", market)
+    with pytest.raises(ValueError, match="finds 'cam3' for id, which is no whole number"):
+        load_dataset(None, tmp_path / "boxes", r"(?P<id>\w+)-(?P<cam>\d+)")
+    with pytest.raises(ValueError, match="looks like market, not folder"):
+        load_dataset("folder", market)
 
 
 def sheet(folder: Path, text, photos=("a.jpg", "b.jpg", "über uns/c d,e.jpg")) -> Path:
@@ -215,15 +251,21 @@ def sheet(folder: Path, text, photos=("a.jpg", "b.jpg", "über uns/c d,e.jpg")) 
 
 def test_a_table_of_photos(tmp_path):
     far = photo(tmp_path / "elsewhere" / "d.png")
-    text = f'Split, ID ,note,camera,path\r\ntrain,0007,x,,b.jpg\r\n\r\ntrain,3,x,12,a.jpg\r\nquery,5,,1,"über uns/c d,e.jpg"\r\ngallery,0,,2,{far}\r\ngallery,-1,,2,a.jpg\r\ngallery,5,,3,b.jpg\r\n,,,,\r\n'
+    text = ('Split, ID ,note,camera,path\r\ntrain,0007,x,,b.jpg\r\n\r\ntrain,3,x,12,a.jpg\r\nquery,5,,1,"über uns/c '
+            f'd,e.jpg"\r\ngallery,0,,2,{far}\r\ngallery,-1,,2,a.jpg\r\ngallery,5,,3,b.jpg\r\n,,,,\r\n')
     file = sheet(tmp_path / "my photos", b"\xef\xbb\xbf" + text.encode())
     for name in (None, "csv"):
         data = load_dataset(name, str(file))
-        assert (data.name, data.root) == ("csv", file.parent) and data.train.ids.tolist() == [3, 7] and data.train.cams.tolist() == [12, -1]
-        assert [p.name for p in data.train.paths] == ["a.jpg", "b.jpg"] and data.query.paths[0].name == "c d,e.jpg" and sorted(data.gallery.ids.tolist()) == [-1, 0, 5] and data.val_query is None
+        assert ((data.name, data.root) == ("csv", file.parent) and data.train.ids.tolist() == [3, 7]
+                and data.train.cams.tolist() == [12, -1])
+        assert [p.name for p in data.train.paths] == ["a.jpg",
+                                                      "b.jpg"] and data.query.paths[0].name == "c d,e.jpg" and sorted(
+                                                          data.gallery.ids.tolist()) == [-1, 0,
+                                                                                         5] and data.val_query is None
     assert load_images(data.gallery, 16, 8).shape == (3, 3, 16, 8) and "csv" in DATASETS
     names = load_dataset(None, sheet(tmp_path / "named", "path,id,split\na.jpg,Zoë,train\nb.jpg,Ada,query\nc.jpg,Ada,gallery\nd.jpg,Zoe\u0308,train\n", [f"{c}.jpg" for c in "abcd"]))
-    assert names.train.ids.tolist() == [2, 2] and names.query.ids.tolist() == names.gallery.ids.tolist() == [1] and (names.gallery.cams == -1).all(), "a name written in two ways of Unicode is one name"
+    assert names.train.ids.tolist() == [2, 2] and names.query.ids.tolist() == names.gallery.ids.tolist() == [1] and (
+        names.gallery.cams == -1).all(), "a name written in two ways of Unicode is one name"
     assert load_dataset(None, sheet(tmp_path / "bare", "id,path\n1,a.jpg\n2,b.jpg\n")).train.n == 2
 
 
@@ -241,42 +283,57 @@ def test_a_table_of_photos(tmp_path):
 def test_a_wrong_table_says_file_line_and_remedy(tmp_path, text, said):
     file = sheet(tmp_path, text)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises((ValueError, FileNotFoundError), match=said) as e: load_dataset(None, file)
-    assert str(e.value).startswith(str(file)) and {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as e:
+        load_dataset(None, file)
+    assert str(e.value).startswith(str(file)) and {p: p.read_bytes() for p in tmp_path.rglob("*")
+                                                   if p.is_file()} == before
 
 
 def test_a_table_in_the_wrong_place(tmp_path):
     file = sheet(tmp_path, "path,id\na.jpg,1\n")
-    for name, path, pattern, said in (("market", file, None, "a CSV file, not market"), ("csv", tmp_path, None, "a folder, not a CSV file"), (None, tmp_path / "no.csv", None, "no.csv: no such file.*columns path, id"),
-                                      ("csv", tmp_path / "a.jpg", None, "does not end in .csv. Rename"), (None, file, r"(?P<id>\d)(?P<cam>\d)", "the pattern .* has nothing to read. Leave it out"), (None, tmp_path / "a.jpg", None, "a file, not a folder")):
-        with pytest.raises((ValueError, OSError), match=said) as e: load_dataset(name, path, pattern)
+    for name, path, pattern, said in (("market", file, None, "a CSV file, not market"),
+                                      ("csv", tmp_path, None, "a folder, not a CSV file"), (None, tmp_path / "no.csv",
+                                                                                            None,
+                                                                                            "no.csv: no such "
+                                                                                            "file.*columns path, id"),
+                                      ("csv", tmp_path / "a.jpg", None, "does not end in .csv. Rename"),
+                                      (None, file, r"(?P<id>\d)(?P<cam>\d)", "the pattern .* has nothing to read. "
+                                       "Leave it out"), (None, tmp_path / "a.jpg", None, "a file, not a folder")):
+        with pytest.raises((ValueError, OSError), match=said) as e:
+            load_dataset(name, path, pattern)
         assert str(path) in str(e.value)
-    (tmp_path / "set.csv" / "Ada").mkdir(parents=True); photo(tmp_path / "set.csv" / "Ada" / "1.jpg")
+    (tmp_path / "set.csv" / "Ada").mkdir(parents=True)
+    photo(tmp_path / "set.csv" / "Ada" / "1.jpg")
     assert load_dataset(None, tmp_path / "set.csv").name == "folder", "a folder may be called anything"
 
 
 @pytest.mark.parametrize("text, line", [("0000/x.jpg", 1), ("\n0000/x.jpg zero", 2), (b"0000/\xff.jpg 0", 1)])
 def test_a_wrong_list_says_file_and_line(tmp_path, text, line):
     (msmt(tmp_path) / "list_query.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=f"list_query.txt, line {line}: ") as e: load_dataset(None, tmp_path)
+    with pytest.raises(ValueError, match=f"list_query.txt, line {line}: ") as e:
+        load_dataset(None, tmp_path)
     assert str(e.value).startswith(str(tmp_path))
 
 
 def test_a_named_person_in_a_tree(tmp_path):
     for f in ("train_all", "query", "gallery"): photo(tmp_path / f / "Ada" / "1.jpg")
-    with pytest.raises(ValueError, match="Ada: .*must be named by a number. Rename it, or write a .csv"): load_dataset(None, tmp_path)
+    with pytest.raises(ValueError, match="Ada: .*must be named by a number. Rename it, or write a .csv"):
+        load_dataset(None, tmp_path)
 
 
 def test_relabel(): assert relabel(np.array([15, 2, 2, 1501, 15])).tolist() == [1, 0, 0, 2, 1]
 
 
 def test_holdout_is_split_by_identity(tmp_path):
-    data = load_dataset(None, write_domain("market", tmp_path, n_train_ids=8, n_test_ids=2, n_val_ids=2, height=32, width=16))
+    data = load_dataset(None, write_domain("market", tmp_path, n_train_ids=8, n_test_ids=2, n_val_ids=2, height=32,
+                                           width=16))
     h = holdout(data, 3)
-    assert set(h.train.people) | set(h.val_query.people) == set(data.train.people) and not set(h.train.people) & set(h.val_gallery.people)
+    assert set(h.train.people) | set(h.val_query.people) == set(data.train.people) and not set(h.train.people) & set(
+        h.val_gallery.people)
     assert h.train.n + h.val_query.n + h.val_gallery.n == data.train.n and min(h.val_query.people) > max(h.train.people)
     for n in (0, 8, 100):
-        with pytest.raises(ValueError, match=f"cannot hold out {n} of 8"): holdout(data, n)
+        with pytest.raises(ValueError, match=f"cannot hold out {n} of 8"):
+            holdout(data, n)
 
 
 def test_every_picked_query_can_be_answered():
@@ -301,7 +358,6 @@ def test_images_are_pils_bicubic(tmp_path):
     assert read_image(path, 100, 47).shape == (100, 47, 3)
     assert load_images(split.take(slice(0, 0)), 32, 16).shape == (0, 3, 32, 16)
 
-
 NOISE = np.random.default_rng(3).integers(0, 256, (24, 12, 3), dtype=np.uint8)
 
 
@@ -314,11 +370,14 @@ def seen(im: Image.Image, path: Path, **how) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_plain_photos_do_not_change_at_all(tmp_path):
     rgb = Image.fromarray(NOISE)
-    for ending, how in (("jpg", {}), ("jpg", {"quality": 30, "dpi": (300, 300)}), ("png", {}), ("bmp", {}), ("webp", {"lossless": True})):
+    for ending, how in (("jpg", {}), ("jpg", {"quality": 30, "dpi": (300, 300)}), ("png", {}), ("bmp", {}),
+                        ("webp", {"lossless": True})):
         path = tmp_path / f"x.{ending}"
         rgb.save(path, **how)
-        with Image.open(path) as im: before = np.asarray(im.convert("RGB").resize((64, 128), Image.Resampling.BICUBIC))
-        with Image.open(path) as im: assert to_rgb(im) is im
+        with Image.open(path) as im:
+            before = np.asarray(im.convert("RGB").resize((64, 128), Image.Resampling.BICUBIC))
+        with Image.open(path) as im:
+            assert to_rgb(im) is im
         assert np.array_equal(read_image(path, 128, 64), before)
     path = tmp_path / "note.jpg"
     rgb.save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01")
@@ -329,8 +388,10 @@ def test_grey_of_any_depth(tmp_path):
     grey = Image.fromarray(NOISE[:, :, 0])
     same = np.repeat(NOISE[:, :, :1], 3, 2)
     sixteen = NOISE[:, :, 0].astype(np.uint16) * 257
-    for name, im in (("l", grey), ("i16", Image.fromarray(sixteen))): assert np.array_equal(seen(im, tmp_path / f"{name}.png"), same), name
-    for mode, v in (("I;16", sixteen), ("I;16B", sixteen.astype(">u2")), ("I", sixteen.astype(np.int32)), ("F", NOISE[:, :, 0].astype(np.float32)), ("F", NOISE[:, :, 0].astype(np.float32) / 255)):
+    for name, im in (("l", grey), ("i16", Image.fromarray(sixteen))):
+        assert np.array_equal(seen(im, tmp_path / f"{name}.png"), same), name
+    for mode, v in (("I;16", sixteen), ("I;16B", sixteen.astype(">u2")), ("I", sixteen.astype(np.int32)),
+                    ("F", NOISE[:, :, 0].astype(np.float32)), ("F", NOISE[:, :, 0].astype(np.float32) / 255)):
         im = Image.frombytes(mode, (12, 24), v.tobytes())
         assert im.mode == mode and np.array_equal(to_rgb(im), same), mode
     deep = Image.frombytes("I;16", (3, 1), np.array([[0, 0x1234, 0xffff]], np.uint16).tobytes())
@@ -340,38 +401,48 @@ def test_grey_of_any_depth(tmp_path):
 
 
 def test_white_shows_through(tmp_path):
-    alpha = np.zeros((24, 12), np.uint8); alpha[:8] = 255; alpha[8:16] = 128
+    alpha = np.zeros((24, 12), np.uint8)
+    alpha[:8] = 255
+    alpha[8:16] = 128
     expected = np.where(alpha[..., None] == 255, NOISE, 255)
     soft = seen(Image.fromarray(np.dstack([NOISE, alpha])), tmp_path / "rgba.png")
-    assert np.array_equal(soft[:8], NOISE[:8]) and (soft[16:] == 255).all() and np.abs(soft[8:16] - (NOISE[8:16] * (128 / 255) + 255 * (127 / 255))).max() <= 1
+    assert (np.array_equal(soft[:8], NOISE[:8]) and (soft[16:] == 255).all()
+            and np.abs(soft[8:16] - (NOISE[8:16] * (128 / 255) + 255 * (127 / 255))).max() <= 1)
     grey = seen(Image.fromarray(np.dstack([NOISE[:, :, 0], alpha]), "LA"), tmp_path / "la.png")
     assert np.array_equal(grey[:8, :, 1], NOISE[:8, :, 0]) and (grey[16:] == 255).all()
     few = Image.fromarray(NOISE // 64 * 64).quantize(64)
     few.save(tmp_path / "p.png", transparency=0)
     index, plain = np.asarray(few), np.asarray(few.convert("RGB"))
-    assert (index == 0).any() and np.array_equal(read_image(tmp_path / "p.png", 24, 12), np.where(index[..., None] == 0, 255, plain))
+    assert (index == 0).any() and np.array_equal(read_image(tmp_path / "p.png", 24, 12), np.where(index[..., None] == 0,
+                                                                                                  255, plain))
     assert np.array_equal(seen(few, tmp_path / "whole.png"), plain)
     hole = tuple(NOISE[0, 0].tolist())
     keyed = seen(Image.fromarray(NOISE), tmp_path / "key.png", transparency=hole)
     assert (keyed[0, 0] == 255).all() and np.array_equal(keyed[1:], NOISE[1:]) and expected.shape == keyed.shape
-    for mode in ("RGBa", "La", "PA", "CMYK", "YCbCr", "HSV", "RGBX"): assert np.asarray(to_rgb(Image.fromarray(NOISE).convert({"La": "LA", "PA": "P"}.get(mode, "RGBA" if mode == "RGBa" else "RGB")).convert(mode))).shape == (24, 12, 3), mode
+    for mode in ("RGBa", "La", "PA", "CMYK", "YCbCr", "HSV", "RGBX"):
+        assert np.asarray(to_rgb(Image.fromarray(NOISE).convert({"La": "LA", "PA": "P"}.get(mode, "RGBA" if mode == "RGBa" else "RGB")).convert(mode))).shape == (24, 12, 3), mode
 
 
 def test_every_exif_rotation(tmp_path):
     from PIL import ImageOps
     for k in range(1, 9):
-        exif = Image.Exif(); exif[0x0112] = k
+        exif = Image.Exif()
+        exif[0x0112] = k
         for name in ("x.png", "x.jpg"):
             Image.fromarray(NOISE).save(tmp_path / name, exif=exif)
-            with Image.open(tmp_path / name) as im: meant = ImageOps.exif_transpose(im).convert("RGB")
-            with Image.open(tmp_path / name) as im: assert np.array_equal(to_rgb(im), meant), (k, name)
+            with Image.open(tmp_path / name) as im:
+                meant = ImageOps.exif_transpose(im).convert("RGB")
+            with Image.open(tmp_path / name) as im:
+                assert np.array_equal(to_rgb(im), meant), (k, name)
             assert np.array_equal(read_image(tmp_path / name, meant.height, meant.width), meant)
     exif[0x0112] = 99
     Image.fromarray(NOISE).save(tmp_path / "odd.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "odd.png", 24, 12), NOISE)
-    deep = Image.fromarray(NOISE[:, :, 0].astype(np.uint16)); exif[0x0112] = 6
+    deep = Image.fromarray(NOISE[:, :, 0].astype(np.uint16))
+    exif[0x0112] = 6
     deep.save(tmp_path / "deep.png", exif=exif)
-    with Image.open(tmp_path / "deep.png") as im: assert to_rgb(im).size == (24, 12)
+    with Image.open(tmp_path / "deep.png") as im:
+        assert to_rgb(im).size == (24, 12)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3)])
@@ -382,8 +453,11 @@ def test_photos_of_any_size(tmp_path, size):
 
 def damaged(folder: Path) -> dict:
     "Files that cannot be read, and why."
-    whole, png = photo(folder / "whole.jpg", size=(200, 200)).read_bytes(), photo(folder / "whole.png", size=(200, 200)).read_bytes()
-    made = {"1.jpg": (b"", "an empty file"), "2.jpg": (b"<html>404</html>", "no image format"), "3.jpg": (whole[:700], "cut short"), "4.png": (png[:100], "cut short"), "5.jpg": (b"PK\3\4" + bytes(200), "no image format")}
+    whole, png = photo(folder / "whole.jpg", size=(200, 200)).read_bytes(), photo(folder / "whole.png",
+                                                                                  size=(200, 200)).read_bytes()
+    made = {"1.jpg": (b"", "an empty file"), "2.jpg": (b"<html>404</html>", "no image format"),
+            "3.jpg": (whole[:700], "cut short"), "4.png": (png[:100], "cut short"), "5.jpg": (b"PK\3\4" + bytes(200),
+                                                                                              "no image format")}
     for n, (content, _) in made.items(): (folder / n).write_bytes(content)
     (folder / "6.jpg").mkdir()
     return {**{n: why for n, (_, why) in made.items()}, "6.jpg": "a folder", "7.jpg": "no such file"}
@@ -392,31 +466,41 @@ def damaged(folder: Path) -> dict:
 def test_all_broken_photos_are_named(tmp_path):
     why = damaged(tmp_path)
     for n, reason in why.items():
-        with pytest.raises(OSError, match=f"{n}: not a readable image \\({reason}.*Replace or delete the file"): read_image(tmp_path / n, 16, 8)
+        with pytest.raises(OSError, match=f"{n}: not a readable image \\({reason}.*Replace or delete the file"):
+            read_image(tmp_path / n, 16, 8)
     split = make_split([tmp_path / n for n in [*why, "whole.jpg"]], [Label(1, 1)] * 8, "train")
-    with pytest.raises(OSError, match="1.jpg.*2.jpg.*3.jpg.*and 4 more of the 8 photos of the split train. Replace or delete these 7 files, or leave them out"): load_images(split, 16, 8)
-    with pytest.raises(OSError, match="2.jpg.*3.jpg.*Replace or delete these 2 files") as e: load_images(split.take([1, 2, 7]), 16, 8)
+    with pytest.raises(OSError, match="1.jpg.*2.jpg.*3.jpg.*and 4 more of the 8 photos of the split train. Replace or "
+                       "delete these 7 files, or leave them out"):
+        load_images(split, 16, 8)
+    with pytest.raises(OSError, match="2.jpg.*3.jpg.*Replace or delete these 2 files") as e:
+        load_images(split.take([1, 2, 7]), 16, 8)
     assert "more of" not in str(e.value) and "\n" not in str(e.value)
 
 
 def test_a_picture_of_too_many_pixels(tmp_path, monkeypatch):
     path = photo(tmp_path / "x.png", size=(100, 100))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(OSError, match="x.png: not a readable image .more pixels than can be meant"): read_image(path, 16, 8)
+    with pytest.raises(OSError, match="x.png: not a readable image .more pixels than can be meant"):
+        read_image(path, 16, 8)
 
 
 def test_broken_photos_can_be_left_out(tmp_path):
     root = boxes(tmp_path / "m", MARKET)
     (root / "query" / "Thumbs.db").touch()
-    for f in ("bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_test/0000_c1s1_000151_01.jpg"): (root / f).write_bytes(b"no image")
+    for f in ("bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_test/0000_c1s1_000151_01.jpg"):
+        (root / f).write_bytes(b"no image")
     data = load_dataset(None, root)
     mended = drop_unreadable(data, 16, 8)
-    assert [b.path.name for b in mended.broken] == ["0007_c3s3_077419_03.jpg", "0000_c1s1_000151_01.jpg"] and {b.why for b in mended.broken} == {"no image format that is known"}
-    assert [s.n for s in mended.data.splits] == [2, 1, 2, 2] and mended.data.train.ids.tolist() == [2, 2] and mended.data.n_ids == 1 and mended.data.query.ignored == ("Thumbs.db",)
+    assert ([b.path.name for b in mended.broken] == ["0007_c3s3_077419_03.jpg", "0000_c1s1_000151_01.jpg"]
+            and {b.why for b in mended.broken} == {"no image format that is known"})
+    assert ([s.n for s in mended.data.splits] == [2, 1, 2, 2] and mended.data.train.ids.tolist() == [2, 2]
+            and mended.data.n_ids == 1 and mended.data.query.ignored == ("Thumbs.db",))
     assert load_images(mended.data.train, 16, 8).shape[0] == 2 and drop_unreadable(mended.data, 16, 8).broken == []
-    assert drop_unreadable(mended.data, 16, 8).data.train.paths == mended.data.train.paths and data.train.n == 3, "nothing else changes"
+    assert drop_unreadable(mended.data, 16,
+                           8).data.train.paths == mended.data.train.paths and data.train.n == 3, "nothing else changes"
     for p in data.train.paths: p.write_bytes(b"")
-    with pytest.raises(ValueError, match="none of the 3 training photos can be read, e.g. .*0002_c1s1_000451_03.jpg"): drop_unreadable(data, 16, 8)
+    with pytest.raises(ValueError, match="none of the 3 training photos can be read, e.g. .*0002_c1s1_000451_03.jpg"):
+        drop_unreadable(data, 16, 8)
 
 
 def test_augment_is_flip_edge_pad_and_crop():
@@ -425,7 +509,8 @@ def test_augment_is_flip_edge_pad_and_crop():
     seen = set()
     for before, after in zip(x.numpy(), y.numpy()):
         padded = np.pad(before, ((0, 0), (3, 3), (3, 3)), mode="edge")
-        ways = [(dy, dx, f) for dy in range(7) for dx in range(7) for f in (1, -1) if np.array_equal(padded[:, dy:dy + 12, dx:dx + 9][:, :, ::f], after)]
+        ways = [(dy, dx, f) for dy in range(7) for dx in range(7) for f in (1, -1)
+                if np.array_equal(padded[:, dy:dy + 12, dx:dx + 9][:, :, ::f], after)]
         assert len(ways) == 1
         seen.add(ways[0])
     assert len(seen) > 30 and {f for *_, f in seen} == {1, -1}, "every photo has a draw of its own"
@@ -442,7 +527,8 @@ def test_random_erasing():
     high, wide, size = hole.any(2).sum(1)[hit], hole.any(1).sum(1)[hit], hole.sum((1, 2))[hit]
     assert torch.equal(high * wide, size), "one rectangle"
     share, ratio = size / (64 * 32), high / wide
-    assert abs(hit.float().mean() - 0.5) < 0.03 and 0.015 < share.min() and share.max() < 0.42 and abs(share.mean() - 0.2) < 0.03
+    assert abs(hit.float().mean() - 0.5) < 0.03 and 0.015 < share.min() and share.max() < 0.42 and abs(
+        share.mean() - 0.2) < 0.03
     assert 0.25 < ratio.min() and ratio.max() < 4
     assert (hole.float().mean(0) > 0).all(), "every pixel can be lost, the edges too"
     assert torch.equal(y, random_erasing(x, torch.Generator().manual_seed(2))) and torch.equal(x, random_erasing(x, torch.Generator(), p=0.0))
@@ -454,7 +540,8 @@ def test_sampler_visits_every_photo_once_per_epoch():
     first = [next(s) for _ in range(s.steps)]
     second = [next(s) for _ in range(s.steps)]
     for epoch in (first, second):
-        for role in ("i", "j"): assert torch.cat([getattr(t, role) for t in epoch]).sort().values.tolist() == list(range(60))
+        for role in ("i", "j"):
+            assert torch.cat([getattr(t, role) for t in epoch]).sort().values.tolist() == list(range(60))
     assert not torch.equal(torch.cat([t.i for t in first]), torch.cat([t.i for t in second]))
     assert not torch.equal(torch.cat([t.i for t in first]), torch.cat([t.j for t in first]))
 
@@ -480,8 +567,10 @@ def test_distinct_pairs():
     assert all((s.labels[t.i] != s.labels[t.j]).all() for t in pairs)
     assert torch.cat([t.j for t in pairs[:s.steps]]).sort().values.tolist() == list(range(24))
     loose = TripletSampler(labels, batch=6, seed=0)
-    assert any((loose.labels[t.i] == loose.labels[t.j]).any() for t in (next(loose) for _ in range(20))), "the official pairs may clash (D15)"
-    with pytest.raises(ValueError, match="one person holds so many"): TripletSampler(np.array([0, 0, 0, 1]), batch=2, seed=0, distinct=True)
+    assert any((loose.labels[t.i] == loose.labels[t.j]).any()
+               for t in (next(loose) for _ in range(20))), "the official pairs may clash (D15)"
+    with pytest.raises(ValueError, match="one person holds so many"):
+        TripletSampler(np.array([0, 0, 0, 1]), batch=2, seed=0, distinct=True)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 7, 12, 13, 30])
@@ -491,19 +580,23 @@ def test_sampler_resumes_exactly(stop):
     for _ in range(stop): next(a)
     b = TripletSampler(labels, batch=4, seed=5)
     b.load_state_dict(a.state_dict())
-    for _ in range(30): assert all(torch.equal(x, y) for x, y in zip(next(a), next(b)))
+    for _ in range(30):
+        assert all(torch.equal(x, y) for x, y in zip(next(a), next(b)))
 
 
 def test_processes_share_a_batch():
     labels = np.arange(48) % 6
-    whole, parts = TripletSampler(labels, batch=8, seed=1), [TripletSampler(labels, batch=4, seed=1, rank=r, world=2) for r in (0, 1)]
+    whole, parts = TripletSampler(labels, batch=8, seed=1), [TripletSampler(labels, batch=4, seed=1, rank=r, world=2)
+                                                             for r in (0, 1)]
     for _ in range(15):
         t, (p, q) = next(whole), [next(s) for s in parts]
-        for a, b, c in zip(t, p, q): assert torch.equal(a[0::2], b) and torch.equal(a[1::2], c)
+        for a, b, c in zip(t, p, q):
+            assert torch.equal(a[0::2], b) and torch.equal(a[1::2], c)
 
 
 def test_sampler_needs_a_full_batch():
-    with pytest.raises(ValueError, match="6 photos do not fill one batch of 8"): TripletSampler(np.arange(6), batch=8, seed=0)
+    with pytest.raises(ValueError, match="6 photos do not fill one batch of 8"):
+        TripletSampler(np.arange(6), batch=8, seed=0)
 
 
 def test_a_draw_takes_constant_time():

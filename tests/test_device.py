@@ -11,15 +11,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 on_gpu = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "unique_dim", "masked_select", "unique_consecutive", "_to_cpu", "bincount"}
+WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "unique_dim", "masked_select",
+         "unique_consecutive", "_to_cpu", "bincount"}
 
 
 class Watched(TorchDispatchMode):
-    "Follows whatever is computed from marked tensors (they stand for what lies on a GPU) and notes the operations that would make the host wait for it."
+    """Follows whatever is computed from marked tensors (they stand for what lies on a GPU) and notes the operations
+    that would make the host wait for it."""
     def __init__(self, *marked):
         super().__init__()
         self.waits = []
-        for t in marked: t.on_device = True
+        for t in marked:
+            t.on_device = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
@@ -28,7 +31,8 @@ class Watched(TorchDispatchMode):
         if there and (name in WAITS or by_mask): self.waits.append(name)
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if there and isinstance(t, torch.Tensor): t.on_device = True
+            if there and isinstance(t, torch.Tensor):
+                t.on_device = True
         return out
 
 
@@ -49,11 +53,12 @@ def training(photos, device="cpu", **changes):
     return TrainState(cfg, 8, photos[1], device=torch.device(device)), teacher
 
 
-def tensors(state, teacher): return [*state.model.parameters(), *state.model.buffers(), *teacher.parameters(), *teacher.buffers()]
-
+def tensors(state, teacher):
+    return [*state.model.parameters(), *state.model.buffers(), *teacher.parameters(), *teacher.buffers()]
 
 KINDS = [{}, {"recipe": "paper"}, {"generate": False}, {"precision": "bfloat16"}, {"soft_label": "lsro"}]
-LABELS = [{"soft_label": s} for s in ("two_label", "pseudo", "conditional")]   # on a CPU alone F.one_hot looks at what it is given
+# on a CPU alone F.one_hot looks at what it is given
+LABELS = [{"soft_label": s} for s in ("two_label", "pseudo", "conditional")]
 
 
 @pytest.mark.parametrize("changes", KINDS, ids=str)
@@ -63,7 +68,12 @@ def test_nothing_in_a_step_asks_the_device_for_a_number(photos, changes):
     state, teacher = training(photos, **changes)
     images, labels = (v.clone() for v in photos)
     with Watched(images, labels, *tensors(state, teacher)) as watched:
-        for _ in range(6): losses = train_step(state, teacher, images, labels)   # before and after the warm-up, both sides of the coin
+        # before and after the warm-up, both sides of the coin
+        # before and after the warm-up, both sides of the coin
+        # before and after the warm-up, both sides of the coin
+        # before and after the warm-up, both sides of the coin
+        for _ in range(6):
+            losses = train_step(state, teacher, images, labels)
         assert watched.waits == [] and all(v.on_device for v in losses.values())
         losses["id_s"].item()
         assert watched.waits == ["_local_scalar_dense"], "and such a question would be noticed"
@@ -76,15 +86,18 @@ def test_nothing_in_a_teachers_or_rivals_step_does_either(photos):
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
     images, labels = (v.clone() for v in photos)
     state, rival = TeacherState(cfg, 8, cpu), GanState("lsgan", labels, cfg, cpu)
-    with Watched(images, labels, *state.net.parameters(), *state.net.buffers(), *rival.net.parameters(), *rival.critic.parameters(), *rival.net.buffers()) as watched:
-        for _ in range(2): loss, losses = teacher_step(state, images, labels), gan_step(rival, images, None)
+    with Watched(images, labels, *state.net.parameters(), *state.net.buffers(), *rival.net.parameters(),
+                 *rival.critic.parameters(), *rival.net.buffers()) as watched:
+        for _ in range(2):
+            loss, losses = teacher_step(state, images, labels), gan_step(rival, images, None)
     assert watched.waits == [] and loss.on_device and all(v.on_device for v in losses.values())
 
 
 def test_the_loop_waits_once_for_a_row_of_the_log(photos, tmp_path):
     from dgnet.train import fit
     state, teacher = training(photos, bn_on_real=False)
-    with Watched(*tensors(state, teacher)) as watched: fit(state, teacher, *photos, None, report=lambda *a: None, every=5)
+    with Watched(*tensors(state, teacher)) as watched:
+        fit(state, teacher, *photos, None, report=lambda *a: None, every=5)
     assert watched.waits == [], "tolist of one tensor, and nothing else: no question per loss"
 
 
@@ -94,7 +107,8 @@ def test_batch_norm_is_refreshed_without_a_question_and_to_the_plain_average(pho
     from dgnet.train import refresh_batch_norm
     state, teacher = training(photos)
     net, cfg = state.model.E_a, state.cfg
-    with Watched(*tensors(state, teacher)) as watched: refresh_batch_norm(net, photos[0], cfg, batch=20)
+    with Watched(*tensors(state, teacher)) as watched:
+        refresh_batch_norm(net, photos[0], cfg, batch=20)
     assert watched.waits == []
     rng, means = torch.Generator().manual_seed(cfg.seed), []
     for rows in torch.randperm(48, generator=rng).split(20):
@@ -104,52 +118,63 @@ def test_batch_norm_is_refreshed_without_a_question_and_to_the_plain_average(pho
 
 
 def test_augmentation_is_what_it_was_written_down_as(photos):
-    "Same generator, same crops and holes: a loop over photos, drawn in the order in which the generator was always asked."
+    """Same generator, same crops and holes: a loop over photos, drawn in the order in which the generator was always
+    asked."""
     from dgnet.core import from_uint8
     from dgnet.photos import _rectangles, augment, random_erasing
     x, (h, w), pad = photos[0][:6], (64, 32), 5
     rng, again = (torch.Generator().manual_seed(4) for _ in range(2))
-    ours, shift, flip = augment(x, rng, pad, 0.5), torch.randint(-pad, pad + 1, (2, 6), generator=again), torch.rand(6, generator=again) < 0.5
+    ours, shift, flip = (augment(x, rng, pad, 0.5), torch.randint(-pad, pad + 1, (2, 6), generator=again),
+                         torch.rand(6, generator=again) < 0.5)
     for k in range(6):
         rows, cols = ((int(s) + torch.arange(n)).clamp(0, n - 1) for s, n in ((shift[0, k], h), (shift[1, k], w)))
-        if flip[k]: cols = cols.flip(0)
+        if flip[k]:
+            cols = cols.flip(0)
         assert torch.equal(ours[k], x[k][:, rows][:, :, cols])
     floats, hit = from_uint8(x), None
     ours, hit = random_erasing(floats, rng, 0.7), torch.rand(6, generator=again) < 0.7
     boxes = _rectangles(6, h, w, again, (0.02, 0.4), 0.3).long()
     for k, (top, bottom, left, right) in enumerate(boxes.T.tolist()):
         one = floats[k].clone()
-        if hit[k]: one[:, top:bottom, left:right] = 0
+        if hit[k]:
+            one[:, top:bottom, left:right] = 0
         assert torch.equal(ours[k], one)
     assert rng.get_state().equal(again.get_state()) and hit.any() and flip.any()
 
 
 def test_a_run_stops_in_time_and_ends_as_if_it_had_not(photos, tmp_path, monkeypatch):
-    "DGNET_STOP: the state is stored at once, and the next call goes on from there; the teacher and the rivals likewise."
+    """DGNET_STOP: the state is stored at once, and the next call goes on from there; the teacher and the rivals
+    likewise."""
     from dgnet.config import make_config
     from dgnet.other_gans import train_gan
     from dgnet.loop import Stopped
     from dgnet.teacher import train_teacher
     from dgnet.train import fit
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
-    def dgnet(folder): state, teacher = training(photos); return fit(state, teacher, *photos, folder).model
-    kinds = {"dgnet": dgnet, "teacher": lambda folder: train_teacher(*photos, cfg, folder), "rival": lambda folder: train_gan("lsgan", *photos, None, cfg, folder)}
+    def dgnet(folder):
+        state, teacher = training(photos)
+        return fit(state, teacher, *photos, folder).model
+    kinds = {"dgnet": dgnet, "teacher": lambda folder: train_teacher(*photos, cfg, folder),
+             "rival": lambda folder: train_gan("lsgan", *photos, None, cfg, folder)}
     for name, run in kinds.items():
         folder = tmp_path / name
         folder.mkdir()
         monkeypatch.setenv("DGNET_STOP", str(time.time() - 1))
         for _ in range(2):
-            with pytest.raises(Stopped): run(folder)
-        assert torch.load(folder / "state.pt", weights_only=True)["it"] == 2, "one iteration a call, since time was up before it"
+            with pytest.raises(Stopped):
+                run(folder)
+        assert torch.load(folder / "state.pt",
+                          weights_only=True)["it"] == 2, "one iteration a call, since time was up before it"
         monkeypatch.setenv("DGNET_STOP", str(time.time() + 1000))
         whole = run(None).state_dict()
         assert all(torch.equal(a, b) for a, b in zip(whole.values(), run(folder).state_dict().values())), name
 
-
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
+
 def gpu(f):
-    for mark in on_gpu: f = mark(f)
+    for mark in on_gpu:
+        f = mark(f)
     return f
 
 
@@ -166,8 +191,10 @@ def test_torch_sees_no_wait_in_a_step(photos, changes, fits):
     was = torch.cuda.get_sync_debug_mode()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        for _ in range(4): losses = train_step(state, teacher, images, labels)
-    finally: torch.cuda.set_sync_debug_mode(was)
+        for _ in range(4):
+            losses = train_step(state, teacher, images, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode(was)
     assert all(v.isfinite() for v in losses.values())
 
 
@@ -179,12 +206,15 @@ def test_torch_sees_no_wait_in_a_teachers_or_rivals_step(photos):
     cfg, device = make_config("smoke", ea_init="random"), torch.device("cuda")
     state, rival = TeacherState(cfg, 8, device), GanState("lsgan", photos[1], cfg, device)
     images, labels = (v.to(device) for v in photos)
-    def both(): teacher_step(state, images, labels); gan_step(rival, images, None)
+    def both():
+        teacher_step(state, images, labels)
+        gan_step(rival, images, None)
     for _ in range(3): both()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(3): both()
-    finally: torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @gpu
@@ -193,7 +223,9 @@ def test_the_same_batch_on_both(photos):
     from dgnet.photos import TripletSampler
     from dgnet.train import draw_batch
     cfg = training(photos)[0].cfg
-    def draw(images, labels, device): return draw_batch(images, labels, TripletSampler(photos[1], 4, 0), torch.Generator().manual_seed(0), cfg, device)
+    def draw(images, labels, device):
+        return draw_batch(images, labels, TripletSampler(photos[1], 4, 0), torch.Generator().manual_seed(0), cfg,
+                          device)
     cuda = torch.device("cuda")
     one, whole, rows = draw(*photos, None), draw(photos[0].to(cuda), photos[1].to(cuda), cuda), draw(*photos, cuda)
     for a, b, c in zip(one, whole, rows):
@@ -208,31 +240,37 @@ def compare(photos, size, **changes):
     from dgnet.schedule import loss_weights
     from dgnet.teacher import make_teacher
     from dgnet.train import Batch, d_losses, decode_batch, g_losses
-    cfg = make_config("paper" if size == "paper" else "smoke", ea_init="random", precision="float32", drop_prim=0.0, drop_fine=0.0, **changes)
+    cfg = make_config("paper" if size == "paper" else "smoke", ea_init="random", precision="float32", drop_prim=0.0,
+                      drop_fine=0.0, **changes)
     torch.manual_seed(0)
     model, teacher = DGNet(cfg, 8).train(), make_teacher(cfg, 8).eval()
     model.D.load_state_dict({k: 4 * v for k, v in model.D.state_dict().items()})   # an untrained D says 0 everywhere
     x = torch.rand(4, 4, 3, cfg.height, cfg.width) * 4 - 2
     batch, found = Batch(*x, torch.tensor([0, 1, 2, 3])), []
     for device in ("cpu", "cuda"):
-        model.to(device); teacher.to(device)
+        model.to(device)
+        teacher.to(device)
         b = Batch(*(v.to(device) for v in batch))
         made = decode_batch(model, b, cfg)
-        losses = d_losses(model, b, made, cfg) | g_losses(model, teacher, b, made, loss_weights(cfg.n_iter - 1, cfg), False, cfg)
+        losses = d_losses(model, b, made, cfg) | g_losses(model, teacher, b, made, loss_weights(cfg.n_iter - 1, cfg),
+                                                          False, cfg)
         found.append({"losses": {k: v.item() for k, v in losses.items()}, "x_ij": made.x_swap.detach().cpu()})
     return found
 
 
 def compiled(device, steps, backend, **changes):
     "Losses without torch.compile, and with it."
-    done = subprocess.run([sys.executable, Path(__file__).with_name("compiled.py"), device, str(steps), backend, json.dumps(changes)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, Path(__file__).with_name("compiled.py"), device, str(steps), backend,
+                           json.dumps(changes)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_a_step_runs_compiled():
-    "What torch.compile must be able to trace, by a backend that needs no compiler: frozen passes, heads, the coin; and D's double backward, which it cannot and need not."
-    for plain, other in zip(*compiled("cpu", 2, "aot_eager", compile=True)): assert other == pytest.approx(plain, rel=2e-3, abs=1e-3)
+    """What torch.compile must be able to trace, by a backend that needs no compiler: frozen passes, heads, the coin;
+    and D's double backward, which it cannot and need not."""
+    for plain, other in zip(*compiled("cpu", 2, "aot_eager", compile=True)):
+        assert other == pytest.approx(plain, rel=2e-3, abs=1e-3)
 
 
 @gpu
@@ -243,9 +281,11 @@ def test_cpu_and_gpu_agree(photos, size):
     try:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         one, other = compare(photos, size)
-    finally: torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = was
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = was
     assert (one["x_ij"] - other["x_ij"]).norm() < 1e-3 * one["x_ij"].norm()
-    for k, v in one["losses"].items(): assert other["losses"][k] == pytest.approx(v, rel=2e-3, abs=1e-5), k
+    for k, v in one["losses"].items():
+        assert other["losses"][k] == pytest.approx(v, rel=2e-3, abs=1e-5), k
 
 
 @gpu
@@ -261,7 +301,9 @@ def test_bfloat16_and_compiled_training_follow_float32(how):
 def test_a_gpu_run_resumes_exactly_where_the_kernels_are_deterministic(photos, tmp_path):
     "The checkpoint holds everything, the device's generator too."
     from dgnet.train import fit
-    def run(folder, stop_at=None): state, teacher = training(photos, "cuda"); return fit(state, teacher, *photos, folder, stop_at=stop_at)
+    def run(folder, stop_at=None):
+        state, teacher = training(photos, "cuda")
+        return fit(state, teacher, *photos, folder, stop_at=stop_at)
     half = run(tmp_path, 5)
     torch.cuda.manual_seed(99)
     state, teacher = training(photos, "cuda")

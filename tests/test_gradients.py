@@ -7,9 +7,11 @@ MAKER = {"E_s", "G", "MLP"}          # the generator, first pass: structure enco
 NOBODY = set()
 
 OFFICIAL = {   # key: (x_ij still attached, coin says "again": x_ij detached, second-pass encoders learn)
-    "img1": (MAKER, MAKER), "img2": (MAKER, MAKER), "adv": (MAKER, MAKER), "id_c": (MAKER, MAKER), "cyc": (MAKER, MAKER),   # D1, D3
+    # D1, D3
+    "img1": (MAKER, MAKER), "img2": (MAKER, MAKER), "adv": (MAKER, MAKER), "id_c": (MAKER, MAKER), "cyc": (MAKER, MAKER),
     "id_s": ({"E_a", "prim"},) * 2, "id_s_fine": ({"E_a", "fine"},) * 2,
-    "code1": (NOBODY, NOBODY),                                                                                            # D2
+    # D2
+    "code1": (NOBODY, NOBODY),
     "code2": (MAKER, {"E_s"}),
     "prim": ({"E_a", "prim"},) * 2, "fine": ({"E_a", "fine"},) * 2,
     "d": ({"D"}, {"D"}), "d_penalty": ({"D"}, {"D"}),
@@ -27,9 +29,10 @@ PAPER = {
 def groups(model):
     "Every parameter of the model, by who it belongs to."
     styles = {id(p) for p in model.G.styles.parameters()}
-    found = {"E_a": model.E_a.backbone.parameters(), "prim": model.E_a.head_prim.parameters(), "fine": model.E_a.head_fine.parameters(),
-             "E_s": model.E_s.parameters(), "G": [p for p in model.G.parameters() if id(p) not in styles],
-             "MLP": model.G.styles.parameters(), "D": model.D.parameters()}
+    found = {"E_a": model.E_a.backbone.parameters(), "prim": model.E_a.head_prim.parameters(),
+             "fine": model.E_a.head_fine.parameters(), "E_s": model.E_s.parameters(),
+             "G": [p for p in model.G.parameters() if id(p) not in styles], "MLP": model.G.styles.parameters(),
+             "D": model.D.parameters()}
     found = {k: list(v) for k, v in found.items()}
     assert sum(map(len, found.values())) == len(list(model.parameters())), "every parameter belongs to one group"
     return found
@@ -45,7 +48,8 @@ def step_losses(recipe, again, **changes):
     cfg = make_config("smoke", recipe=recipe, **changes)
     model, teacher = DGNet(cfg, 5).train(), make_teacher(cfg, 5).train()
     batch = Batch(*(torch.randn(4, 3, cfg.height, cfg.width) for _ in range(4)), torch.arange(4))
-    w = dict.fromkeys(("img1", "img2", "id_s", "id_s_fine", "code1", "code2", "id_c", "adv", "prim", "fine", "cyc"), 1.0)
+    w = dict.fromkeys(("img1", "img2", "id_s", "id_s_fine", "code1", "code2", "id_c", "adv", "prim", "fine", "cyc"),
+                      1.0)
     made = decode_batch(model, batch, cfg)
     return model, teacher, {**d_losses(model, batch, made, cfg), **g_losses(model, teacher, batch, made, w, again, cfg)}
 
@@ -78,7 +82,8 @@ def test_one_pass_or_several_teach_the_same_networks(merge):
 def test_code1_alive_teaches_the_maker_alone(again):
     "D2 set right, D1 not: G learns through a frozen E_a, whose own code stays a constant."
     model, _, losses = step_losses("official", again, code1_live=True)
-    assert {k: receivers(model, v) for k, v in losses.items()} == {**{k: v[again] for k, v in OFFICIAL.items()}, "code1": MAKER}
+    assert {k: receivers(model, v) for k, v in losses.items()} == {**{k: v[again] for k, v in OFFICIAL.items()},
+                                                                   "code1": MAKER}
 
 
 def test_the_teacher_never_learns():
@@ -109,7 +114,8 @@ def test_frozen_leaves_everything_as_it_was():
         with frozen(E_a):
             E_a(x).a.sum().backward()
             raise RuntimeError("on purpose")
-    assert x.grad.abs().sum() > 0 and all(p.grad is None for p in E_a.parameters()), "gradient to the input, none to the weights"
+    assert x.grad.abs().sum() > 0 and all(p.grad is None
+                                          for p in E_a.parameters()), "gradient to the input, none to the weights"
     assert all(torch.equal(before[k], v) for k, v in E_a.state_dict().items()), "running statistics too"
     assert modes == [(m.training, getattr(m, "track_running_stats", None)) for m in E_a.modules()]
     assert wants == [p.requires_grad for p in E_a.parameters()]
@@ -123,7 +129,8 @@ def test_frozen_reads_without_dropout_but_with_batch_statistics():
     cfg = make_config("smoke")
     E_a, x = DGNet(cfg, 5).train().E_a, torch.randn(4, 3, cfg.height, cfg.width)
     with torch.no_grad():
-        with frozen(E_a): first, second, part = E_a(x).logits_prim, E_a(x).logits_prim, E_a(x[:2]).logits_prim
+        with frozen(E_a):
+            first, second, part = E_a(x).logits_prim, E_a(x).logits_prim, E_a(x[:2]).logits_prim
         assert torch.equal(first, second), "no dropout"
         assert not torch.allclose(first[:2], part), "a row's answer depends on the rows beside it"
         assert not torch.equal(E_a(x).logits_prim, E_a(x).logits_prim), "outside, dropout is back"

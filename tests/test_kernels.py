@@ -1,4 +1,5 @@
-"""What a CPU computes in another order than the formula says: norms image by image, doubling and 5x5 convolution from the small map."""
+"""What a CPU computes in another order than the formula says: norms image by image, doubling and 5x5 convolution from
+the small map."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from dgnet.kernels import UpBlock, UpConv, fold_kernels
 from dgnet.kernels import FusedInstanceNorm, FusedLayerNorm
 from dgnet.layers import ConvBlock, DecoderNorm, Style, adain
 
-SHAPES = [(1, 1, 1, 2), (2, 3, 4, 2), (3, 8, 16, 8), (2, 16, 40, 20), (1, 16, 40, 20)]   # the last two: more than 8,192 numbers an image
+# the last two: more than 8,192 numbers an image
+SHAPES = [(1, 1, 1, 2), (2, 3, 4, 2), (3, 8, 16, 8), (2, 16, 40, 20), (1, 16, 40, 20)]
 
 
 def with_gradients(f, *leaves):
@@ -24,7 +26,9 @@ def same(one, other, tolerance):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert (a.float() - b.float()).abs().max() <= tolerance * max(1.0, b.float().abs().max().item())
 
-
+# `adain` computes in single precision whatever it is given
+# `adain` computes in single precision whatever it is given
+# `adain` computes in single precision whatever it is given
 def plain_norm(x, weight, bias, eps, slope):   # `adain` computes in single precision whatever it is given
     var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
     y = weight[:, :, None, None] * (x - mean) / (var + eps).sqrt() + bias[:, :, None, None]
@@ -44,8 +48,10 @@ def test_norms_in_double_precision(shape, slope, layout):
     torch.manual_seed(0)
     x = (3 * torch.randn(shape, dtype=torch.double) + 1).contiguous(memory_format=layout)
     w, b = torch.randn(2, *shape[:2], dtype=torch.double)
-    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, slope), x, w, b), with_gradients(lambda *v: plain_norm(*v, 1e-5, slope), x, w, b), 1e-9)
-    same(with_gradients(lambda *v: FusedLayerNorm.apply(*v, 1e-5, slope), x, w[0], b[0]), with_gradients(lambda *v: plain_map(*v, 1e-5, slope), x, w[0], b[0]), 1e-9)
+    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, slope), x, w, b),
+         with_gradients(lambda *v: plain_norm(*v, 1e-5, slope), x, w, b), 1e-9)
+    same(with_gradients(lambda *v: FusedLayerNorm.apply(*v, 1e-5, slope), x, w[0], b[0]),
+         with_gradients(lambda *v: plain_map(*v, 1e-5, slope), x, w[0], b[0]), 1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
@@ -53,14 +59,16 @@ def test_norms_in_bfloat16_are_as_good_as_the_formula(shape):
     torch.manual_seed(0)
     x = (torch.randn(shape) + 1).bfloat16().to(memory_format=torch.channels_last)
     w, b = torch.randn(2, *shape[:2])
-    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.0), x, w, b), with_gradients(lambda *v: adain(*v), x, w, b), 0.02)
+    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.0), x, w, b),
+         with_gradients(lambda *v: adain(*v), x, w, b), 0.02)
     norm = DecoderNorm(shape[1])
     same([FusedLayerNorm.apply(x, norm.gamma, norm.beta, norm.eps, 0.0)], [norm(x)], 0.02)
 
 
 def test_a_style_in_bfloat16_gets_its_gradient_in_bfloat16():
     x, w, b = torch.randn(2, 3, 8, 4).bfloat16(), torch.ones(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16()
-    assert {v.dtype for v in with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.2), x, w, b)} == {torch.bfloat16}
+    assert {v.dtype for v in with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.2), x, w,
+                                            b)} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("norm", ["instance", "adain", "layer"])
@@ -97,17 +105,22 @@ def test_doubling_leaves_the_gradient_it_is_given_alone():
 def test_doubling_under_autocast():
     torch.manual_seed(0)
     double, x = UpBlock(8, 4), torch.randn(2, 8, 8, 4)
-    with torch.autocast("cpu", torch.bfloat16): quick, plain = double(x), nn.Sequential.forward(double, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        quick, plain = double(x), nn.Sequential.forward(double, x)
     assert quick.dtype == plain.dtype == torch.bfloat16
-    assert (quick - plain).abs().max() < 0.1 and (quick.float() - double(x)).abs().mean() <= 1.2 * (plain.float() - double(x)).abs().mean()
-    with torch.autocast("cpu", torch.bfloat16): double(x.requires_grad_()).float().square().mean().backward()
+    assert (quick - plain).abs().max() < 0.1 and (quick.float() - double(x)).abs().mean() <= 1.2 * (
+        plain.float() - double(x)).abs().mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        double(x.requires_grad_()).float().square().mean().backward()
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in double.parameters())
 
 
 def test_no_second_derivative_is_said():
     x = torch.randn(1, 2, 4, 4, requires_grad=True)
-    (g,) = torch.autograd.grad(FusedInstanceNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5, 0.2).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"): g.sum().backward()
+    (g,) = torch.autograd.grad(FusedInstanceNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5,
+                                                       0.2).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.sum().backward()
 
 
 def test_checkpointing_changes_no_number():
@@ -116,6 +129,7 @@ def test_checkpointing_changes_no_number():
     found = []
     for G.checkpointing in (False, True):
         G.zero_grad()
-        y = G(a, s); y.square().mean().backward()
+        y = G(a, s)
+        y.square().mean().backward()
         found.append([y.detach(), *(p.grad for p in G.parameters())])
     assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))

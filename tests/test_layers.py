@@ -33,5 +33,6 @@ def test_no_public_name_is_defined_twice():
     seen = {}
     for module in ORDER:
         text = (ROOT / "dgnet" / f"{module}.py").read_text(encoding="utf-8")
-        for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", text, re.M): seen.setdefault(name, []).append(module)
+        for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", text, re.M):
+            seen.setdefault(name, []).append(module)
     assert not {n: m for n, m in seen.items() if len(m) > 1}

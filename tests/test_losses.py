@@ -24,7 +24,8 @@ def slow_l1(u, v):
     "The mean of |u - v| over everything."
     u, v = np.asarray(u).ravel(), np.asarray(v).ravel()
     total = 0.0
-    for k in range(len(u)): total += abs(float(u[k]) - float(v[k]))
+    for k in range(len(u)):
+        total += abs(float(u[k]) - float(v[k]))
     return total / len(u)
 
 
@@ -94,7 +95,8 @@ def test_eq_8(losses):
     q, logits = numbers(4, 7).softmax(1), numbers(4, 7, seed=1) * 2
     total = 0.0
     for row, scores in zip(q, logits):
-        for q_k, p_k in zip(row, slow_softmax(scores)): total -= float(q_k) * math.log(p_k / float(q_k))
+        for q_k, p_k in zip(row, slow_softmax(scores)):
+            total -= float(q_k) * math.log(p_k / float(q_k))
     close(losses.l_prim(q, logits), total / len(q))
 
 

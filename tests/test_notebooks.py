@@ -54,7 +54,8 @@ def test_imports_stand_alone(path):
 def test_outputs_are_there_without_errors_or_machine_paths(path):
     outputs = [o for c in cells(path, "code") for o in c["outputs"]]
     assert outputs and not [o for o in outputs if o["output_type"] == "error"]
-    assert not re.search(r"/(home|root|tmp|Users|work)/\w", json.dumps([o for o in outputs])), "an output shows a path of the machine it was made on"
+    assert not re.search(r"/(home|root|tmp|Users|work)/\w",
+                         json.dumps([o for o in outputs])), "an output shows a path of the machine it was made on"
     assert path.stat().st_size < 1e6
 
 
@@ -74,4 +75,5 @@ def test_ends_with_exercises_whose_solutions_were_run_and_are_folded(path):
     for c in solutions:
         assert "solution" in c["metadata"].get("tags", ()) and c["outputs"]
         assert c["metadata"].get("jupyter") == {"source_hidden": True, "outputs_hidden": True}
-    assert re.match(r"assert ", source(solutions[-1]).rstrip().split("\n")[-1]), "a solution ends with an assert that could fail"
+    assert re.match(r"assert ",
+                    source(solutions[-1]).rstrip().split("\n")[-1]), "a solution ends with an assert that could fail"

@@ -1,4 +1,5 @@
-"""The paper-to-code page (notebook config) against the package: names, values, gradients, notebooks; and proof that each check can fail."""
+"""The paper-to-code page (notebook config) against the package: names, values, gradients, notebooks; and proof that
+each check can fail."""
 import ast
 import importlib
 import inspect
@@ -21,17 +22,17 @@ def sources(path, kind=None):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return "\n\n".join("".join(c["source"]) for c in cells if kind in (None, c["cell_type"]))
 
-
 PAGE = sources(NBS / "01_config.ipynb", "markdown")
 
-
 # ---- reading the tables
+
 
 def tables(text):
     "Every markdown table, as a list of rows; a row maps the column's title to the cell."
     found = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.M):
-        head, rule, *rows = ([c.strip() for c in line.strip().strip("|").split("|")] for line in block.strip().split("\n"))
+        head, rule, *rows = ([c.strip() for c in line.strip().strip("|").split("|")]
+                             for line in block.strip().split("\n"))
         assert set("".join(rule)) <= set("-:") and all(len(r) == len(head) for r in rows), f"a broken table: {head}"
         found.append([dict(zip(head, r)) for r in rows])
     return found
@@ -49,8 +50,10 @@ def ticked(cell): return re.findall(r"`([^`]+)`", cell)
 
 def literal(word):
     "The value that a word in backticks stands for (30K: 30,000), or None for a name."
-    try: return float(word[:-1]) * 1000 if re.fullmatch(r"\d+K", word) else ast.literal_eval(word)
-    except (ValueError, SyntaxError): return None
+    try:
+        return float(word[:-1]) * 1000 if re.fullmatch(r"\d+K", word) else ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return None
 
 
 def values(cell): return [v for v in map(literal, ticked(cell)) if v is not None]
@@ -61,8 +64,8 @@ def recipe_of(column):
     if m := re.search(r"recipe `(\w+)`", column): return m[1]
     return {"the paper": "paper", "official code": "official"}.get(column)
 
-
 # ---- what the names stand for
+
 
 @cache
 def config(recipe):
@@ -76,8 +79,10 @@ def resolve(name):
     if module == "Config":
         assert rest in {f.name for f in fields(config("official"))}, f"Config has no field {rest}"
         return None
-    try: found = importlib.import_module(f"dgnet.{module}")
-    except ImportError: raise AssertionError(f"{name}: no module {module}") from None
+    try:
+        found = importlib.import_module(f"dgnet.{module}")
+    except ImportError:
+        raise AssertionError(f"{name}: no module {module}") from None
     for part in rest.split("."):
         assert hasattr(found, part), f"{name}: no {part} there"
         found = getattr(found, part)
@@ -100,7 +105,8 @@ def parameter(name, argument):
 @cache
 def numbers_in(thing):
     "Every constant in a function's or class's code."
-    return {n.value for n in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(thing)))) if isinstance(n, ast.Constant) and not isinstance(n.value, str)}
+    return {n.value for n in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(thing))))
+            if isinstance(n, ast.Constant) and not isinstance(n.value, str)}
 
 
 def weights(recipe):
@@ -111,7 +117,9 @@ def weights(recipe):
 def value_of(code, recipe):
     "What the package has for an entry of the column `in code`; a set where any of several numbers would do."
     name, argument, key = split_name(code)
-    if name.startswith("Config."): resolve(name); return getattr(config(recipe), name[7:])
+    if name.startswith("Config."):
+        resolve(name)
+        return getattr(config(recipe), name[7:])
     if key: return weights(recipe)[key]
     return parameter(name, argument) if argument else numbers_in(resolve(name))
 
@@ -119,11 +127,13 @@ def value_of(code, recipe):
 def same(said, have, n_iter=None):
     "Whether a value on the page is the package's; fractions of a run may be given in iterations."
     if isinstance(have, set): return said in have
-    if isinstance(said, float) and said > 1000: return said == pytest.approx(have * n_iter if have < 1 else have)
-    return isinstance(said, bool) == isinstance(have, bool) and said == (pytest.approx(have) if isinstance(have, float) else have)
-
+    if isinstance(said, float) and said > 1000:
+        return said == pytest.approx(have * n_iter if have < 1 else have)
+    return isinstance(said, bool) == isinstance(have, bool) and said == (pytest.approx(have) if isinstance(have, float)
+                                                                         else have)
 
 # ---- the checks, each of which takes the page's text
+
 
 def check_names(text):
     for t in tables(text):
@@ -132,7 +142,8 @@ def check_names(text):
                 name, argument, key = split_name(code)
                 resolve(name)
                 if argument: parameter(name, argument)
-                if key: assert key in weights("official"), f"no loss {key}"
+                if key:
+                    assert key in weights("official"), f"no loss {key}"
 
 
 def check_values(text):
@@ -140,16 +151,21 @@ def check_values(text):
         codes = ticked(row["in code"])
         for column, cell in row.items():
             recipe, said = recipe_of(column), values(cell)
-            if "recipe" in column and not said: assert re.search(r"no ramp|nothing", cell), f"{row['constant']}: no value in {column}"
+            if "recipe" in column and not said:
+                assert re.search(r"no ramp|nothing", cell), f"{row['constant']}: no value in {column}"
             if not recipe or not said: continue
             have = [value_of(c, recipe) for c in codes]
-            if len(have) == 1 and isinstance(have[0], tuple) and len(said) > 1: have = list(have[0])
+            if len(have) == 1 and isinstance(have[0], tuple) and len(said) > 1:
+                have = list(have[0])
             n = config(recipe).n_iter
-            assert len(said) == len(have) and all(same(s, h, n) for s, h in zip(said, have)), f"{row['constant']}, {column}: {said} on the page, {have} here"
+            assert len(said) == len(have) and all(same(s, h, n) for s,
+                                                  h in zip(said, have)), (f"{row['constant']}, {column}: {said} on "
+                                                                          f"the page, {have} here")
 
 
 def check_switches(text):
-    "`name=value` in a recipe's column is a field of Config, or a default of something in the same row; every switch has its row."
+    """`name=value` in a recipe's column is a field of Config, or a default of something in the same row; every switch
+    has its row."""
     from dgnet.config import RECIPES as SWITCHED
     seen, known = set(), {f.name for f in fields(config("official"))}
     for t in tables(text):
@@ -160,7 +176,8 @@ def check_switches(text):
                 for name, said in (w.split("=", 1) for w in ticked(cell) if re.match(r"\w+=", w)):
                     takers = [c for c, _, _ in map(split_name, ticked(row["in code"])) if not c.startswith("Config.")]
                     have = getattr(config(recipe), name) if name in known else parameter(takers[0], name)
-                    assert same(literal(said), have), f"{next(iter(row.values()))}, {column}: {name}={said} on the page, {have} here"
+                    assert same(literal(said),
+                                have), f"{next(iter(row.values()))}, {column}: {name}={said} on the page, {have} here"
                     seen.add((recipe, name))
     unsaid = {(recipe, name) for recipe in RECIPES for name in SWITCHED["paper"]} - seen
     assert not unsaid, f"no row says what {unsaid} is"
@@ -168,9 +185,11 @@ def check_switches(text):
 
 def check_equations(text):
     formulas, told = rows(text, "Eq.", "formula"), rows(text, "Eq.", "the paper says")
-    for part in (formulas, told): assert [r["Eq."] for r in part] == [*map(str, range(1, 11)), "–"], "Equations 1 to 10, then the cycle term"
+    for part in (formulas, told):
+        assert [r["Eq."] for r in part] == [*map(str, range(1, 11)), "–"], "Equations 1 to 10, then the cycle term"
     keys = [k for r in formulas for k in ticked(r["key"])]
-    assert sorted(keys) == sorted(OFFICIAL), f"keys of the page that are no losses, or losses without one: {set(keys) ^ set(OFFICIAL)}"
+    assert sorted(keys) == sorted(
+        OFFICIAL), f"keys of the page that are no losses, or losses without one: {set(keys) ^ set(OFFICIAL)}"
 
 
 def receivers(cell):
@@ -187,7 +206,8 @@ def check_receivers(text):
     for row in table:
         for column in row:
             if not (recipe := recipe_of(column)): continue
-            for key in ticked(row["loss"]): assert receivers(row[column]) == RECIPES[recipe].get(key), f"{key}, {recipe}: {row[column]}"
+            for key in ticked(row["loss"]):
+                assert receivers(row[column]) == RECIPES[recipe].get(key), f"{key}, {recipe}: {row[column]}"
 
 
 def check_numbers(text):
@@ -200,7 +220,8 @@ def notebooks_of(cell):
     found = re.findall(r"\[(\w+)\]\(([^)]+)\)", cell)
     assert found, f"no notebook in: {cell}"
     for label, file in found:
-        assert (NBS / file).is_file() and re.sub(r"^\d\d_", "", file) == f"{label}.ipynb", f"{label}: no notebook {file}"
+        assert (NBS / file).is_file() and re.sub(r"^\d\d_", "",
+                                                 file) == f"{label}.ipynb", f"{label}: no notebook {file}"
         yield sources(NBS / file)
 
 
@@ -209,17 +230,20 @@ def check_shown(text):
     for row in (r for t in tables(text) for r in t if "shown in" in r):
         first = next(iter(row))
         code = [split_name(c) for c in ticked(row["in code"])]
-        words = {"no.": [row[first]], "symbol": ticked(row.get("name here", "")), "Eq.": ticked(row.get("key", "")) or [f"(Equation|Eq.) {row[first]}"],
-                 "constant": [c[2] or c[1] or c[0].split(".")[-1] for c in code]}[first]
+        words = {"no.": [row[first]], "symbol": ticked(row.get("name here", "")), "Eq.": ticked(row.get("key", ""))
+                 or [f"(Equation|Eq.) {row[first]}"], "constant": [c[2] or c[1] or c[0].split(".")[-1]
+                                                                   for c in code]}[first]
         for source in notebooks_of(row["shown in"]):
-            for word in words: assert re.search(rf"(?<![A-Za-z\d_]){word}(?![A-Za-z\d])", source), f"{row[first]}: {row['shown in']} does not speak of {word}"
-
+            for word in words:
+                assert re.search(rf"(?<![A-Za-z\d_]){word}(?![A-Za-z\d])",
+                                 source), f"{row[first]}: {row['shown in']} does not speak of {word}"
 
 CHECKS = [check_names, check_values, check_switches, check_equations, check_receivers, check_numbers, check_shown]
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_page_is_true(check): check(PAGE)
+def test_the_page_is_true(check):
+    check(PAGE)
 
 
 @pytest.mark.parametrize("check, old, new", [
@@ -239,4 +263,5 @@ def test_the_page_is_true(check): check(PAGE)
 ], ids=lambda v: v.__name__ if callable(v) else v[:24])
 def test_a_page_that_is_not_true_is_found(check, old, new):
     assert old in PAGE, "the mutation needs something to change"
-    with pytest.raises(AssertionError): check(PAGE.replace(old, new, 1))
+    with pytest.raises(AssertionError):
+        check(PAGE.replace(old, new, 1))

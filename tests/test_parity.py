@@ -43,7 +43,11 @@ def files(kind):
 
 
 def each(kind):
-    return pytest.fixture(scope="module", params=files(kind), ids=lambda p: p.stem)   # one step of the networks serves all its tests
+    # one step of the networks serves all its tests
+    # one step of the networks serves all its tests
+    # one step of the networks serves all its tests
+    # one step of the networks serves all its tests
+    return pytest.fixture(scope="module", params=files(kind), ids=lambda p: p.stem)
 
 
 def test_there_is_something_to_compare_with():
@@ -54,11 +58,16 @@ def fill(key, shape, salt):
     "The weight that the golden numbers were computed with."
     z = np.random.RandomState((zlib.crc32(key.encode()) + salt) % 2**32).standard_normal(shape)
     if key.endswith("num_batches_tracked"): return torch.zeros(shape, dtype=torch.long)
-    if key.endswith("running_mean"): z = 0.1 * z
-    elif key.endswith("running_var"): z = np.exp(0.1 * z)
-    elif len(shape) >= 2: z = z * np.sqrt(1 / np.prod(shape[1:]))
-    elif key.endswith(("weight", "gamma")): z = 1 + 0.1 * z
-    else: z = 0.1 * z
+    if key.endswith("running_mean"):
+        z = 0.1 * z
+    elif key.endswith("running_var"):
+        z = np.exp(0.1 * z)
+    elif len(shape) >= 2:
+        z = z * np.sqrt(1 / np.prod(shape[1:]))
+    elif key.endswith(("weight", "gamma")):
+        z = 1 + 0.1 * z
+    else:
+        z = 0.1 * z
     return torch.tensor(z, dtype=torch.float32)
 
 
@@ -66,8 +75,10 @@ def filled(file, n_ids, salt):
     "The weights of an official file, under our names; the key list is that of 751 people."
     found = {}
     for key, shape in KEYS[file].items():
-        if ".classifier.0." in key: shape = [n_ids, *shape[1:]]
-        if name := official_name(key): found[name] = fill(key, shape, salt)
+        if ".classifier.0." in key:
+            shape = [n_ids, *shape[1:]]
+        if name := official_name(key):
+            found[name] = fill(key, shape, salt)
     return found
 
 
@@ -82,14 +93,16 @@ def networks(n_ids, salt):
 def inputs(about):
     "The batch: x_a above x_b, and so for their positives and labels."
     rng, n = np.random.RandomState(about["salt"]), about["batch"]
-    x_a, x_b, t_a, t_b = (torch.tensor(np.clip(rng.standard_normal((n, 3, 256, 128)), -2, 2), dtype=torch.float32) for _ in range(4))
+    x_a, x_b, t_a, t_b = (torch.tensor(np.clip(rng.standard_normal((n, 3, 256, 128)), -2, 2), dtype=torch.float32)
+                          for _ in range(4))
     y = torch.tensor(np.concatenate([rng.randint(0, about["n_ids"], n) for _ in range(2)]))
     x, t = torch.cat([x_a, x_b]), torch.cat([t_a, t_b])
     return train.Batch(x, t, x, t, y)
 
 
 def in_halves(name, seen):
-    "The loss function `name` of the training module, that also notes what it is on each half of the rows: the two directions."
+    """The loss function `name` of the training module, that also notes what it is on each half of the rows: the two
+    directions."""
     loss = getattr(train, name)
     def half(v, k):
         if isinstance(v, list): return [m.chunk(2)[k] for m in v]
@@ -105,7 +118,8 @@ def punishment_in_halves(seen):
     punishment = train.gradient_punishment
     def spy(maps, x):
         keep = torch.arange(len(x)).view(-1, 1, 1, 1) < len(x) // 2
-        seen["gradient_punishment"] = [[2 * punishment([m * half for m in maps], x).item() for half in (keep, ~keep)]]   # 2: it divides by all rows
+        # 2: it divides by all rows
+        seen["gradient_punishment"] = [[2 * punishment([m * half for m in maps], x).item() for half in (keep, ~keep)]]
         return punishment(maps, x)
     return patch.object(train, "gradient_punishment", spy)
 
@@ -116,28 +130,33 @@ def directions(seen):
         seen[k] for k in ("l_img", "l_code", "l_adv_g", "l_adv_d", "gradient_punishment"))
     penalty = [CFG.penalty * v for v in penalty]
     pairs = {"loss_gen_recon_x": recon, "loss_gen_recon_xp": recon_p, "loss_gen_cycrecon_x": cyc, "loss_gen_adv": adv,
-             "loss_gen_recon_f": code1, "loss_gen_recon_s": code2[::-1],   # row k of the swaps carries its partner's structure
+             # row k of the swaps carries its partner's structure
+             "loss_gen_recon_f": code1, "loss_gen_recon_s": code2[::-1],
              "dis": [v + p for v, p in zip(d, penalty)], "dis_reg": penalty}
     return {f"{name}_{side}": v for name, both in pairs.items() for side, v in zip("ab", both)}
 
 
 def losses_of_a_step(model, teacher, batch, learn):
-    "The training step's own losses with all weights at the end of their ramps: our keys, and the official ones by direction."
+    """The training step's own losses with all weights at the end of their ramps: our keys, and the official ones by
+    direction."""
     w, seen = loss_weights(CFG.n_iter, CFG), {}
     with ExitStack() as stack, torch.set_grad_enabled(learn):
-        for name in ("l_img", "l_code", "l_adv_g", "l_adv_d", "l_id"): stack.enter_context(in_halves(name, seen))
+        for name in ("l_img", "l_code", "l_adv_g", "l_adv_d", "l_id"):
+            stack.enter_context(in_halves(name, seen))
         stack.enter_context(punishment_in_halves(seen))
         made = train.decode_batch(model, batch, CFG)
-        with torch.enable_grad(): d = {k: v.item() for k, v in train.d_losses(model, batch, made, CFG).items()}
+        with torch.enable_grad():
+            d = {k: v.item() for k, v in train.d_losses(model, batch, made, CFG).items()}
         losses = train.g_losses(model, teacher, batch, made, w, True, CFG)
         total = sum(w[k] * v for k, v in losses.items())
     if learn: total.backward()
     ours = {k: v.item() for k, v in losses.items()} | d
-    ours |= {"total": total.item(), "d + d_penalty": ours["d"] + ours["d_penalty"], "prim + alpha fine": ours["prim"] + CFG.alpha * ours["fine"],
-             "id_s + fine head's share": ours["id_s"] + w["id_s_fine"] * ours["id_s_fine"]}
-    loss_pid = sum(seen["l_id"][1])                     # l_id's calls: photo, positive, photo by the fine head, id_c, fine
+    ours |= {"total": total.item(), "d + d_penalty": ours["d"] + ours["d_penalty"], "prim + alpha fine": ours["prim"]
+             + CFG.alpha * ours["fine"], "id_s + fine head's share": ours["id_s"] + w["id_s_fine"] * ours["id_s_fine"]}
+    loss_pid = sum(seen["l_id"][1])   # l_id's calls: photo, positive, photo by the fine head, id_c, fine
     single = {names[0]: ours[k] for k, names in SUMS.items() if len(names) == 1}
-    return made, ours, directions(seen) | single | {"loss_id": ours["id_s + fine head's share"] - loss_pid, "loss_pid": loss_pid}
+    return made, ours, directions(seen) | single | {"loss_id": ours["id_s + fine head's share"] - loss_pid,
+                                                    "loss_pid": loss_pid}
 
 
 def outputs(model, teacher, batch, made):
@@ -146,16 +165,18 @@ def outputs(model, teacher, batch, made):
     x_a, x_ba = batch.x[:b], made.x_swap[:b]
     with torch.no_grad():
         o, maps = model.E_a(x_a), model.D(x_a)
-        arrays = {"s_a": made.s[:b, :, ::8, ::8], "f_a": made.a[:b].flatten(1), "f_prim_x_a": o.f_prim, "f_fine_x_a": o.f_fine,
-                  "logits_prim_a": o.logits_prim, "logits_fine_a": o.logits_fine, **{f"D{k}_x_a": m for k, m in enumerate(maps)},
-                  "teacher_logits_x_a": teacher(x_a).logits, "teacher_soft_label_x_ba": soft_label(teacher, x_ba, CFG)}
+        arrays = {"s_a": made.s[:b, :, ::8, ::8], "f_a": made.a[:b].flatten(1), "f_prim_x_a": o.f_prim,
+                  "f_fine_x_a": o.f_fine, "logits_prim_a": o.logits_prim, "logits_fine_a": o.logits_fine,
+                  **{f"D{k}_x_a": m for k, m in enumerate(maps)}, "teacher_logits_x_a": teacher(x_a).logits,
+                  "teacher_soft_label_x_ba": soft_label(teacher, x_ba, CFG)}
     images = {"x_ba": x_ba, "x_ab": made.x_swap[b:], "x_a_recon": made.x_self[:b], "x_a_recon_p": made.x_pos[:b]}
     arrays |= {k: v[..., ::4, ::4] for k, v in images.items()} | {"y_a": batch.y[:b], "y_b": batch.y[b:]}
     return {k: v.detach().numpy() for k, v in arrays.items()}
 
 
 def norm(*nets):
-    return sum(p.grad.double().square().sum() for net in nets for p in net.parameters() if p.grad is not None).sqrt().item()
+    return sum(p.grad.double().square().sum() for net in nets for p in net.parameters()
+               if p.grad is not None).sqrt().item()
 
 
 def golden_step(path):
@@ -165,8 +186,8 @@ def golden_step(path):
     model, teacher = networks(about["n_ids"], about["salt"])
     made, ours, official = losses_of_a_step(model, teacher, batch, learn=True)
     official |= {"grad_norm_gen": norm(model.E_s, model.G), "grad_norm_id": norm(model.E_a)}
-    return SimpleNamespace(gold=about["scalars"], arrays=np.load(path.with_suffix(".npz")), ours=ours, official=official,
-                           outputs=outputs(model, teacher, batch, made))
+    return SimpleNamespace(gold=about["scalars"], arrays=np.load(path.with_suffix(".npz")), ours=ours,
+                           official=official, outputs=outputs(model, teacher, batch, made))
 
 
 def training_step(path):
@@ -175,22 +196,26 @@ def training_step(path):
     batch = inputs(about)
     model, teacher = networks(about["n_ids"], about["salt"])
     for m in teacher.modules():
-        if isinstance(m, torch.nn.Dropout): m.p = 0.0
+        if isinstance(m, torch.nn.Dropout):
+            m.p = 0.0
     _, ours, official = losses_of_a_step(model.train(), teacher.train(), batch, learn=False)
     return SimpleNamespace(gold=about["scalars"], ours=ours, official=official)
 
 
 @each("golden")
-def golden(request): return golden_step(request.param)
+def golden(request):
+    return golden_step(request.param)
 
 
 @each("train")
-def trained(request): return training_step(request.param)
+def trained(request):
+    return training_step(request.param)
 
 
 def array_errors(found):
     "Per array of the golden file, the relative error in the 2-norm."
-    return {k: np.linalg.norm(found.outputs[k] - gold) / max(np.linalg.norm(gold), 1e-30) for k, gold in found.arrays.items()}
+    return {k: np.linalg.norm(found.outputs[k] - gold) / max(np.linalg.norm(gold), 1e-30) for k,
+            gold in found.arrays.items()}
 
 
 def sum_errors(found):
@@ -213,7 +238,8 @@ def check(errors, limit):
 def test_every_official_key_has_a_place():
     names = [official_name(k) for file in FILES for k in KEYS[file]]
     used = [n for n in names if n]
-    assert len(used) == len(set(used)) and len(names) - len(used) == 16 + 2     # dead AdaIN statistics, ImageNet's classifier
+    # dead AdaIN statistics, ImageNet's classifier
+    assert len(used) == len(set(used)) and len(names) - len(used) == 16 + 2
     assert len({official_name(k) for k in KEYS["teacher"]}) == len(KEYS["teacher"])
 
 
@@ -252,6 +278,7 @@ def features(z, part):
 def test_evaluator(path, row):
     z, gold = np.load(path.with_suffix(".npz")), json.loads(path.read_text())[row]
     q, g = features(z, "query"), features(z, "gallery")
-    if row.startswith("multi"): q = multi_query(q, features(z, "mquery"))
+    if row.startswith("multi"):
+        q = multi_query(q, features(z, "mquery"))
     r = rank_metrics(q, g, beta=0.5, head=row if row in ("prim", "fine") else "both")
     assert {k: f"{getattr(r, k):.4f}" for k in gold} == {k: f"{v:.4f}" for k, v in gold.items()}

@@ -1,4 +1,5 @@
-"""Properties that hold for any input: file names, CSV files, the evaluator against its definition, the sampler of pairs."""
+"""Properties that hold for any input: file names, CSV files, the evaluator against its definition, the sampler of
+pairs."""
 
 import csv
 import io
@@ -20,13 +21,12 @@ from dgnet.reid import Embeddings, rank_metrics
 
 def often(n: int): return settings(max_examples=n, deadline=None, derandomize=True, database=None)
 
-
 PEOPLE, CAMERAS, COUNTS = st.integers(0, 10**6), st.integers(0, 999), st.integers(0, 10**7)
-SCHEMES = {
-    "market": lambda i, c, k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg", "market, twice": lambda i, c, k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg.jpg",
-    "duke": lambda i, c, k, n: f"{i:04d}_c{c}_f{k:07d}.jpg", "cuhk03": lambda i, c, k, n: f"{i:04d}_c{c}_{k}.png",
-    "msmt17": lambda i, c, k, n: f"{i:04d}_{n:03d}_{c:02d}_0303morning_{k:04d}_{n % 3}.jpg", "msmt17, second": lambda i, c, k, n: f"{i:04d}_{n:03d}_{c:02d}_0303noon_{k:04d}_{n % 3}_ex.jpg",
-}
+SCHEMES = {"market": lambda i, c, k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg", "market, twice": lambda i, c,
+           k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg.jpg", "duke": lambda i, c, k,
+           n: f"{i:04d}_c{c}_f{k:07d}.jpg", "cuhk03": lambda i, c, k, n: f"{i:04d}_c{c}_{k}.png", "msmt17": lambda i, c,
+           k, n: f"{i:04d}_{n:03d}_{c:02d}_0303morning_{k:04d}_{n % 3}.jpg", "msmt17, second": lambda i, c, k,
+           n: f"{i:04d}_{n:03d}_{c:02d}_0303noon_{k:04d}_{n % 3}_ex.jpg"}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -39,14 +39,14 @@ def test_a_name_gives_back_what_it_was_made_of(scheme, i, c, k, n):
 
 @often(60)
 @given(CAMERAS, COUNTS)
-def test_junk_keeps_its_sign(c, k): assert parse_name(f"-1_c{c}s1_{k:06d}_00.jpg") == (-1, c)
+def test_junk_keeps_its_sign(c, k):
+    assert parse_name(f"-1_c{c}s1_{k:06d}_00.jpg") == (-1, c)
 
 
 @often(60)
 @given(PEOPLE, st.none() | CAMERAS, st.text("abc _.", max_size=8))
 def test_names_by_a_pattern(i, c, ahead):
     assert parse_name(f"{ahead}{i}-cam{'' if c is None else c}.jpg", name_rule(r"(?P<id>\d+)-cam(?P<cam>\d*)")) == (i, -1 if c is None else c)
-
 
 DIGITS = st.integers(-10, 10**25).map(str)
 
@@ -55,7 +55,8 @@ DIGITS = st.integers(-10, 10**25).map(str)
 @given(st.text(max_size=40) | st.tuples(DIGITS, st.sampled_from(["_c", "_0_", "__", "c"]), DIGITS, st.sampled_from(["_", "s1", ""])).map("".join))
 def test_no_name_does_harm(name):
     label = parse_name(name)
-    if label is not None: assert make_split([Path("x")], [label], "train").ids.tolist() == [label.id]
+    if label is not None:
+        assert make_split([Path("x")], [label], "train").ids.tolist() == [label.id]
     assert is_photo(name) in (True, False)
 
 
@@ -64,15 +65,19 @@ def test_no_name_does_harm(name):
 def test_a_pattern_works_or_is_refused(pattern):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # of Python's own compiler
-        try: assert {"id", "cam"} <= set(name_rule(pattern).groupindex)
-        except ValueError as e: assert str(e).startswith("pattern ") and "Write it like" in str(e)
+        try:
+            assert {"id", "cam"} <= set(name_rule(pattern).groupindex)
+        except ValueError as e:
+            assert str(e).startswith("pattern ") and "Write it like" in str(e)
 
-
-NAME = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=20).map(str.strip).filter(lambda s: s and s not in (".", "..") and len(s.encode()) < 200)
+NAME = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1,
+               max_size=20).map(str.strip).filter(lambda s: s and s not in (".", "..") and len(s.encode()) < 200)
 SPLITS = ("train", "query", "gallery", "multi_query", "val_query", "val_gallery")
 
 
-def rows(ids): return st.lists(st.tuples(NAME, ids, st.integers(-1, 400), st.sampled_from(SPLITS)), min_size=1, max_size=12, unique_by=lambda r: r[0])
+def rows(ids):
+    return st.lists(st.tuples(NAME, ids, st.integers(-1, 400), st.sampled_from(SPLITS)), min_size=1, max_size=12,
+                    unique_by=lambda r: r[0])
 
 
 def written(folder: Path, table: list, order: tuple, bom: bool, end: str, quoting: int) -> Path:
@@ -84,8 +89,8 @@ def written(folder: Path, table: list, order: tuple, bom: bool, end: str, quotin
     (folder / "list.csv").write_bytes(out.getvalue().encode("utf-8-sig" if bom else "utf-8"))
     return folder / "list.csv"
 
-
-FORM = (st.permutations(range(5)), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+FORM = (st.permutations(range(5)), st.booleans(), st.sampled_from(["\n", "\r\n"]),
+        st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
 
 
 @often(60)
@@ -102,8 +107,10 @@ def test_a_table_gives_back_what_was_written(table, order, bom, end, quoting):
 @often(40)
 @given(rows(st.sampled_from(["Ada", "Grace", "Jo, an", "山田", "Łukasz \"Lu\"", "7"])), *FORM)
 def test_a_name_is_one_person_in_all_splits(table, order, bom, end, quoting):
-    assume(any(r[3] == "train" for r in table) and any(r[1] != "7" for r in table) and not any(r[0].lower() == "list.csv" for r in table))
-    with tempfile.TemporaryDirectory() as folder: data = read_csv(written(Path(folder), table, tuple(order), bom, end, quoting))
+    assume(any(r[3] == "train" for r in table) and any(r[1] != "7" for r in table)
+           and not any(r[0].lower() == "list.csv" for r in table))
+    with tempfile.TemporaryDirectory() as folder:
+        data = read_csv(written(Path(folder), table, tuple(order), bom, end, quoting))
     number = {p.name: int(i) for s in data.splits for p, i in zip(s.paths, s.ids)}
     names = {r[1] for r in table}
     assert {(r[1], number[r[0]]) for r in table} == set(zip(sorted(names), range(1, len(names) + 1)))
@@ -115,12 +122,15 @@ def test_no_table_does_harm(content):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "any.csv"
         file.write_bytes(b"path,id\n" * (len(content) % 2) + content)
-        try: read_csv(file)
-        except (ValueError, FileNotFoundError) as e: assert str(e).startswith(str(file)) and "Traceback" not in str(e)
+        try:
+            read_csv(file)
+        except (ValueError, FileNotFoundError) as e:
+            assert str(e).startswith(str(file)) and "Traceback" not in str(e)
 
 
 def by_definition(scores, ids, cams, q_id, q_cam):
-    "One query's rank of the first match, and both average precisions, read off its list; a wrong photo with an equal score comes first."
+    """One query's rank of the first match, and both average precisions, read off its list; a wrong photo with an equal
+    score comes first."""
     kept = [g for g in range(len(ids)) if ids[g] != -1 and not (ids[g] == q_id and q_cam >= 0 and cams[g] == q_cam)]
     kept.sort(key=lambda g: (-scores[g], ids[g] == q_id))
     hits = [rank for rank, g in enumerate(kept) if ids[g] == q_id]
@@ -129,7 +139,8 @@ def by_definition(scores, ids, cams, q_id, q_cam):
     for k, rank in enumerate(hits):
         after = (k + 1) / (rank + 1)
         before = k / rank if rank else 1.0
-        trapezoid += (before + after) / 2 / len(hits); standard += after / len(hits)
+        trapezoid += (before + after) / 2 / len(hits)
+        standard += after / len(hits)
     return hits[0], trapezoid, standard
 
 
@@ -137,24 +148,30 @@ def by_definition(scores, ids, cams, q_id, q_cam):
 @given(st.data())
 def test_the_evaluator_is_its_definition(data):
     n_q, n_g, cameras = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 14)), data.draw(st.booleans())
-    def column(values, n): return np.array(data.draw(st.lists(values, min_size=n, max_size=n)), dtype=np.int64)
+    def column(values, n):
+        return np.array(data.draw(st.lists(values, min_size=n, max_size=n)), dtype=np.int64)
     camera = st.integers(0, 3) if cameras else st.just(-1)
-    q_ids, g_ids, q_cams, g_cams = column(st.integers(0, 4), n_q), column(st.integers(-1, 4), n_g), column(camera, n_q), column(camera, n_g)
+    q_ids, g_ids, q_cams, g_cams = column(st.integers(0, 4), n_q), column(st.integers(-1, 4), n_g), column(camera,
+                                                                                                           n_q), column(
+                                                                                                               camera,
+                                                                                                               n_g)
     scores = column(st.integers(-3, 3), n_q * n_g).reshape(n_q, n_g).astype(np.float32)   # few values: many ties
     truth = [by_definition(scores[k], g_ids, g_cams, q_ids[k], q_cams[k]) for k in range(n_q)]
     first, trapezoid, standard = map(np.array, zip(*truth))
-    q, g = (Embeddings(torch.zeros(len(i), 1), None, torch.from_numpy(i), torch.from_numpy(c)) for i, c in ((q_ids, q_cams), (g_ids, g_cams)))
+    q, g = (Embeddings(torch.zeros(len(i), 1), None, torch.from_numpy(i), torch.from_numpy(c)) for i,
+            c in ((q_ids, q_cams), (g_ids, g_cams)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if np.isinf(first).all():
-            with pytest.raises(ValueError, match="none of the .* queries has a true match"): rank_metrics(q, g, scores=torch.from_numpy(scores))
+            with pytest.raises(ValueError, match="none of the .* queries has a true match"):
+                rank_metrics(q, g, scores=torch.from_numpy(scores))
             return
         r = rank_metrics(q, g, scores=torch.from_numpy(scores), chunk=data.draw(st.integers(1, 7)))
     assert r.protocol == ("cross-camera" if cameras else "no cameras") and np.array_equal(r.first, first)
-    for k, rate in ((1, r.rank1), (5, r.rank5), (10, r.rank10)): assert abs(rate - (first < k).mean()) < 1e-12
+    for k, rate in ((1, r.rank1), (5, r.rank5), (10, r.rank10)):
+        assert abs(rate - (first < k).mean()) < 1e-12
     assert np.allclose(r.ap, trapezoid, atol=1e-12) and np.allclose(r.ap_standard, standard, atol=1e-12)
     assert abs(r.mAP - trapezoid.mean()) < 1e-12 and abs(r.mAP_standard - standard.mean()) < 1e-12
-
 
 SEVERAL = st.lists(st.integers(1, 7), min_size=2, max_size=9)   # photos of each person
 
@@ -172,7 +189,8 @@ def test_another_photo_of_the_same_person(labels, seed):
     index = torch.arange(len(y)).repeat(3)
     t = PositiveSampler(y).another(index, rng)
     alone = torch.bincount(y)[y[index]] == 1
-    assert torch.equal(y[t], y[index]) and torch.equal(t == index, alone), "another one wherever there is a choice, itself where there is none"
+    assert torch.equal(y[t], y[index]) and torch.equal(t == index, alone), ("another one wherever there is a choice, "
+                                                                            "itself where there is none")
 
 
 @often(60)
@@ -187,11 +205,14 @@ def test_an_epoch_of_pairs(labels, seed, batch, world, distinct):
         for t in epoch:
             assert torch.equal(y[t.i], y[t.t_i]) and torch.equal(y[t.j], y[t.t_j])
             assert torch.equal(t.i == t.t_i, alone[t.i]) and torch.equal(t.j == t.t_j, alone[t.j])
-            if distinct: assert (y[t.i] != y[t.j]).all()
+            if distinct:
+                assert (y[t.i] != y[t.j]).all()
         for role in ("i", "j"):
             seen = torch.cat([getattr(t, role) for t in epoch])
-            assert len(seen) == steps * batch * world == len(seen.unique()), "each photo at most once, and only the rest of a batch not at all"
-            if len(labels) == len(seen): assert set(seen.tolist()) == set(range(len(labels)))
+            assert len(seen) == steps * batch * world == len(
+                seen.unique()), "each photo at most once, and only the rest of a batch not at all"
+            if len(labels) == len(seen):
+                assert set(seen.tolist()) == set(range(len(labels)))
 
 
 @often(60)
@@ -202,7 +223,8 @@ def test_a_sampler_goes_on_from_any_step(labels, seed, batch, stop, distinct):
     for _ in range(stop): next(a)
     b = TripletSampler(labels, batch, seed, distinct)
     b.load_state_dict(dict(a.state_dict()))
-    for _ in range(12): assert all(torch.equal(x, y) for x, y in zip(next(a), next(b)))
+    for _ in range(12):
+        assert all(torch.equal(x, y) for x, y in zip(next(a), next(b)))
 
 
 @often(60)
@@ -211,6 +233,9 @@ def test_pairs_that_cannot_be_kept_apart_are_refused(labels, seed):
     y, rng = torch.from_numpy(labels), torch.Generator().manual_seed(seed)
     i, j = torch.randperm(len(y), generator=rng), torch.randperm(len(y), generator=rng)
     most = np.bincount(labels).max()
-    try: apart = reshuffle_clashes(y[i], j, y, rng)
-    except ValueError as e: assert re.match("distinct=True: one person holds so many", str(e)) and most > len(y) / 3
-    else: assert (y[apart] != y[i]).all() and sorted(apart.tolist()) == list(range(len(y))) and most <= len(y) / 2
+    try:
+        apart = reshuffle_clashes(y[i], j, y, rng)
+    except ValueError as e:
+        assert re.match("distinct=True: one person holds so many", str(e)) and most > len(y) / 3
+    else:
+        assert (y[apart] != y[i]).all() and sorted(apart.tolist()) == list(range(len(y))) and most <= len(y) / 2

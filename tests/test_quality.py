@@ -25,8 +25,8 @@ def random_gaussian(q, d, seed):
     a = torch.randn(d, d, generator=g, dtype=torch.float64)
     return q.Gaussian(torch.randn(d, generator=g, dtype=torch.float64), a @ a.T / d + 0.1 * torch.eye(d, dtype=torch.float64), 1000)
 
-
 # --- SSIM -----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("window", ["gaussian", "uniform"])
 def test_ssim_limits(q, window):
@@ -49,7 +49,8 @@ def test_ssim_by_hand_in_one_pixel(q):
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, 11, 11, generator=g, dtype=torch.float64)
     r = torch.arange(11, dtype=torch.float64) - 5
-    w = torch.exp(-r ** 2 / (2 * 1.5 ** 2)); w = torch.outer(w, w) / torch.outer(w, w).sum()
+    w = torch.exp(-r ** 2 / (2 * 1.5 ** 2))
+    w = torch.outer(w, w) / torch.outer(w, w).sum()
     mx, my = (w * x).sum(), (w * y).sum()
     vx, vy, vxy = (w * x * x).sum() - mx ** 2, (w * y * y).sum() - my ** 2, (w * x * y).sum() - mx * my
     want = (2 * mx * my + 1e-4) * (2 * vxy + 9e-4) / ((mx ** 2 + my ** 2 + 1e-4) * (vx + vy + 9e-4))
@@ -83,8 +84,8 @@ def test_diversity_limits(q):
     with pytest.raises(ValueError, match="no person has two images"):
         q.diversity(photos(3), np.arange(3))
 
-
 # --- Fréchet distance -----------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("d", [1, 5, 64])
 def test_frechet_of_a_gaussian_with_itself_is_zero(q, d):
@@ -123,7 +124,8 @@ def test_frechet_does_not_change_under_rotation(q):
 
 
 def test_frechet_survives_a_singular_covariance(q):
-    flat = q.Gaussian(torch.zeros(3, dtype=torch.float64), torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)), 100)
+    flat = q.Gaussian(torch.zeros(3, dtype=torch.float64),
+                      torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)), 100)
     assert q.frechet_distance(flat, flat) == pytest.approx(0, abs=1e-9)
 
 
@@ -137,8 +139,10 @@ def test_fit_gaussian_is_mean_and_unbiased_covariance(q):
 
 def test_filter_bank_is_fixed_named_and_alone(q):
     x = photos(4)
-    torch.manual_seed(1); first = q.FilterBank(16)
-    torch.manual_seed(2); second = q.FilterBank(16)
+    torch.manual_seed(1)
+    first = q.FilterBank(16)
+    torch.manual_seed(2)
+    second = q.FilterBank(16)
     assert torch.equal(first(x), second(x)), "no global seed reaches it"
     assert not list(first.parameters()), "nothing in it can be trained"
     alone = torch.cat([first(x[k:k + 1]) for k in range(4)])
@@ -168,10 +172,14 @@ def test_more_harm_is_more_distance(q, harm):
     strange = photos(200, seed=9, cells=16).float()
     def harmed(level):
         y = x.float()
-        if harm == "blur": y = F.avg_pool2d(F.pad(y, (level,) * 4, mode="replicate"), 2 * level + 1, 1)
-        if harm == "noise": y = y + 10 * level * noise
-        if harm == "colour": y = y + 12 * level * torch.tensor([1.0, 0.0, -1.0]).view(3, 1, 1)
-        if harm == "stranger": y = torch.cat([strange[:50 * level], y[50 * level:]])
+        if harm == "blur":
+            y = F.avg_pool2d(F.pad(y, (level,) * 4, mode="replicate"), 2 * level + 1, 1)
+        if harm == "noise":
+            y = y + 10 * level * noise
+        if harm == "colour":
+            y = y + 12 * level * torch.tensor([1.0, 0.0, -1.0]).view(3, 1, 1)
+        if harm == "stranger":
+            y = torch.cat([strange[:50 * level], y[50 * level:]])
         return y.clamp(0, 255).to(torch.uint8)
     values = [q.frechet(network, x, harmed(level), device=cpu).value for level in (1, 2, 3)]
     assert values == sorted(values) and values[-1] > 1.5 * values[0] > 0
@@ -182,8 +190,8 @@ def test_jpeg_keeps_the_shape_and_loses_with_quality(q):
     lost = [(q.through_jpeg(x, quality).float() - x.float()).abs().mean().item() for quality in (95, 50)]
     assert q.through_jpeg(x).dtype == torch.uint8 and 0 < lost[0] < lost[1]
 
-
 # --- names and refusals ---------------------------------------------------------------------------------------------
+
 
 def test_only_inception_is_called_fid(q):
     assert q.FilterBank(8).distance_name == "Fréchet distance (filter-bank-8)"
@@ -209,16 +217,20 @@ def test_no_weights_no_fid_and_no_download(q, monkeypatch, tmp_path):
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     for name in ("DGNET_INCEPTION", "DGNET_ALEXNET"): monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("dgnet.core.LOCAL", tmp_path)
-    with pytest.raises(FileNotFoundError, match="DGNET_INCEPTION"): q.InceptionFeatures()
+    with pytest.raises(FileNotFoundError, match="DGNET_INCEPTION"):
+        q.InceptionFeatures()
     assert q.feature_network(20_000).name == "filter-bank-64"
     assert q.lpips_network() is None
     monkeypatch.setenv("DGNET_INCEPTION", str(tmp_path / "missing.pth"))
-    with pytest.raises(FileNotFoundError, match="missing.pth"): q.feature_network(20_000)
+    with pytest.raises(FileNotFoundError, match="missing.pth"):
+        q.feature_network(20_000)
 
 
 def test_a_wrong_weights_file_is_not_opened(q, tmp_path):
-    file = tmp_path / "weights.pth"; file.write_bytes(b"not a network")
-    with pytest.raises(ValueError, match="SHA-256"): q.InceptionFeatures(file)
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"not a network")
+    with pytest.raises(ValueError, match="SHA-256"):
+        q.InceptionFeatures(file)
 
 
 @pytest.mark.parametrize("pairs", [0, 1])
@@ -233,12 +245,13 @@ def test_lpips_from_a_local_file(q, tmp_path, pairs):
     assert (distance > 1e-4) if pairs else (abs(distance) < 1e-7)
     assert torch.equal(lpips.net.slice1[0].weight, net.features[0].weight)
 
-
 # --- the error of a swap --------------------------------------------------------------------------------------------
+
 
 def swaps_of(q, n=40, seed=0):
     x_i, x_j, truth = photos(n, seed), photos(n, seed + 1), photos(n, seed + 2)
-    person = torch.zeros(n, 64, 32, dtype=torch.bool); person[:, 10:50, 8:24] = True
+    person = torch.zeros(n, 64, 32, dtype=torch.bool)
+    person[:, 10:50, 8:24] = True
     return q.SwapTruth(x_i, x_j, truth, person, person, np.arange(n) // 4)
 
 
@@ -249,7 +262,8 @@ def test_random_pairs_are_distinct_strangers(q):
     assert (ids[pairs.i] != ids[pairs.j]).all()
     assert torch.equal(pairs.i, q.random_pairs(ids, 128, seed=3).i)
     assert not torch.equal(pairs.i, q.random_pairs(ids, 128, seed=4).i)
-    with pytest.raises(ValueError, match="pairs of different people exist"): q.random_pairs(ids[:8], 128)
+    with pytest.raises(ValueError, match="pairs of different people exist"):
+        q.random_pairs(ids[:8], 128)
 
 
 def test_swap_error_counts_the_right_pixels(q):
@@ -265,7 +279,8 @@ def test_swap_error_counts_the_right_pixels(q):
     error = q.swap_error(red, truth, person)
     torch.testing.assert_close(error.hue, torch.tensor([0.2, 0.2]))
     assert error.grey.max() < 1e-6, "a colour without brightness"
-    with pytest.raises(ValueError, match="without a single person pixel"): q.swap_error(x_hat, truth, person & False)
+    with pytest.raises(ValueError, match="without a single person pixel"):
+        q.swap_error(x_hat, truth, person & False)
 
 
 def test_swap_report_of_generators_with_known_answers(q):
@@ -295,9 +310,11 @@ def test_mean_colour_is_of_the_appearance_person(q):
 
 
 def test_shrink_keeps_pixels_that_are_half_person(q):
-    parts = torch.zeros(1, 8, 8, dtype=torch.uint8); parts[:, :4, :3] = 5
+    parts = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    parts[:, :4, :3] = 5
     _, person = q.shrink(torch.rand(1, 3, 8, 8), parts, 4, 4)
-    want = torch.zeros(4, 4, dtype=torch.bool); want[:2, :2] = True
+    want = torch.zeros(4, 4, dtype=torch.bool)
+    want[:2, :2] = True
     assert torch.equal(person[0], want)
 
 
@@ -310,11 +327,13 @@ def test_swap_truth_takes_clothes_from_i_and_the_rest_from_j(q):
     photo = to_uint8(world.render(appearance, structure, 32, 16).image)
     pairs = q.Pairs(torch.tensor([0, 2, 4]), torch.tensor([3, 5, 4]))
     swaps = q.swap_truth(photo, who.numpy(), appearance, structure, pairs, size=(32, 16))
-    want = to_uint8(world.render(world.take_rows(appearance, pairs.i), world.take_rows(structure, pairs.j), 32, 16).image)
+    want = to_uint8(world.render(world.take_rows(appearance, pairs.i), world.take_rows(structure, pairs.j), 32,
+                                 16).image)
     assert torch.equal(swaps.truth, want) and torch.equal(swaps.truth[2], photo[4])
     assert torch.equal(swaps.x_i, photo[pairs.i]) and torch.equal(swaps.x_j, photo[pairs.j])
     assert swaps.who.tolist() == [0, 1, 2] and swaps.person.flatten(1).any(1).all()
-    twice = q.swap_truth(F.interpolate(photo.float(), (16, 8), mode="area").to(torch.uint8), who.numpy(), appearance, structure, pairs, size=(32, 16))
+    twice = q.swap_truth(F.interpolate(photo.float(), (16, 8), mode="area").to(torch.uint8), who.numpy(), appearance,
+                         structure, pairs, size=(32, 16))
     assert twice.truth.shape == (3, 3, 16, 8) and twice.person_i.shape == (3, 16, 8)
 
 

@@ -1,4 +1,5 @@
-"""`dgnet_rank`: galleries of every kind, whose query it is, the camera rule, maps that add up, features that are kept, and bad input."""
+"""`dgnet_rank`: galleries of every kind, whose query it is, the camera rule, maps that add up, features that are kept,
+and bad input."""
 import configparser
 import json
 import os
@@ -26,7 +27,8 @@ from dgnet.synthetic import write_domain
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def state(root: Path) -> dict: return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(root.rglob("*"))}
+def state(root: Path) -> dict:
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(root.rglob("*"))}
 
 
 def photo(path: Path, k: int = 0, size=(16, 32), mode: str = "RGB") -> Path:
@@ -44,28 +46,36 @@ def plant(root: Path, names: list) -> Path:
 def net(n_ids: int = 3, seed: int = 0, **changes) -> DGNet:
     torch.manual_seed(seed)
     model = DGNet(make_config("smoke", "market", **changes), n_ids, start=False).eval()
+    # as if it had been trained: statistics and biases that are not 0 and 1
+    # as if it had been trained: statistics and biases that are not 0 and 1
+    # as if it had been trained: statistics and biases that are not 0 and 1
     for m in model.E_a.modules():   # as if it had been trained: statistics and biases that are not 0 and 1
         if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-            m.running_mean.normal_(0, 0.1); m.running_var.uniform_(0.5, 2); torch.nn.init.normal_(m.bias, 0, 0.1)
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(m.bias, 0, 0.1)
     return model
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return write_domain("market", tmp_path_factory.mktemp("w"), n_train_ids=3, n_test_ids=4, n_val_ids=2, images_per_id=4, test_images_per_id=6, height=32, width=16)
+    return write_domain("market", tmp_path_factory.mktemp("w"), n_train_ids=3, n_test_ids=4, n_val_ids=2,
+                        images_per_id=4, test_images_per_id=6, height=32, width=16)
 
 
 @pytest.fixture(scope="module")
-def model(): return net()
+def model():
+    return net()
 
 
 @pytest.fixture(scope="module")
-def file(model, tmp_path_factory): return model.save(tmp_path_factory.mktemp("m") / "model.safetensors")
+def file(model, tmp_path_factory):
+    return model.save(tmp_path_factory.mktemp("m") / "model.safetensors")
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch): monkeypatch.setattr(dgnet.rank, "CACHE", tmp_path_factory.mktemp("cache"))
-
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(dgnet.rank, "CACHE", tmp_path_factory.mktemp("cache"))
 
 FLAT = ["0001_c1_1.jpg", "0001_c2_1.jpg", "0002_c1_1.jpg", "0002_c2_1.jpg", "-1_c1_1.jpg", "0000_c2_1.jpg"]
 
@@ -86,9 +96,11 @@ def test_galleries(tmp_path, names, layout, n, labelled, cameras, note):
 
 def test_galleries_of_datasets(world, tmp_path):
     g, data = open_gallery(world), load_dataset(None, world)
-    assert (g.layout, g.cameras, g.notes) == ("market", True, ()) and g.split.paths == data.gallery.paths and len(g.known) == sum(len(set(s.paths)) for s in data.splits)
+    assert (g.layout, g.cameras, g.notes) == ("market", True, ()) and g.split.paths == data.gallery.paths and len(
+        g.known) == sum(len(set(s.paths)) for s in data.splits)
     for name in ("duke", "msmt17", "cuhk03"):
-        root = write_domain(name, tmp_path, n_train_ids=2, n_test_ids=2, n_val_ids=2, images_per_id=4, test_images_per_id=4, height=32, width=16)
+        root = write_domain(name, tmp_path, n_train_ids=2, n_test_ids=2, n_val_ids=2, images_per_id=4,
+                            test_images_per_id=4, height=32, width=16)
         g = open_gallery(root)
         assert g.layout == name and g.cameras and g.split.paths == load_dataset(None, root).gallery.paths
 
@@ -97,16 +109,25 @@ def test_a_gallery_from_a_table(tmp_path, model, file, capsys):
     root = plant(tmp_path / "photos", FLAT[:4])
     (tmp_path / "lists").mkdir()
     table = tmp_path / "lists" / "all.csv"
-    rows = [("0001_c1_1.jpg", "Ada", 1, "train"), ("0002_c1_1.jpg", "Bo", 1, "train"), ("0001_c2_1.jpg", "Ada", 2, "query"), ("0001_c1_1.jpg", "Ada", 1, "gallery"), ("0002_c2_1.jpg", "Bo", 2, "gallery")]
+    rows = [("0001_c1_1.jpg", "Ada", 1, "train"), ("0002_c1_1.jpg", "Bo", 1, "train"), ("0001_c2_1.jpg", "Ada", 2,
+                                                                                        "query"), ("0001_c1_1.jpg",
+                                                                                                   "Ada", 1, "gallery"),
+            ("0002_c2_1.jpg", "Bo", 2, "gallery")]
     table.write_text("path,id,camera,split\n" + "".join(f"../photos/{','.join(map(str, r))}\n" for r in rows))
     g = open_gallery(table)
     assert (g.layout, g.split.n, g.labelled, g.cameras) == ("csv", 2, True, True)
     found = search(model, g, [g.split.paths[0].parent / "0001_c2_1.jpg"], id=1, cam=2)
     own = search(model, g, [root / "0001_c2_1.jpg", root / "0002_c2_1.jpg"]).answers
-    assert own[0].query[1:4] == (1, 2, "a photo of the dataset") and own[0].rows == found.answers[0].rows and own[1].query.row == 1 and own[1].rows == [0]
-    assert found.answers[0].matches == 1 and found.protocol == "cross-camera" and {r["file"] for r in search_table(found)} == {"../photos/0001_c1_1.jpg", "../photos/0002_c2_1.jpg"}
+    assert own[0].query[1:4] == (1, 2, "a photo of the dataset") and own[0].rows == found.answers[0].rows and own[
+        1].query.row == 1 and own[1].rows == [0]
+    assert found.answers[0].matches == 1 and found.protocol == "cross-camera" and {r["file"]
+                                                                                   for r in search_table(found)} == {
+                                                                                       "../photos/0001_c1_1.jpg",
+                                                                                       "../photos/0002_c2_1.jpg"}
     before = state(tmp_path)
-    assert run("--model", file, "--gallery", table, root / FLAT[1], "--out", root / FLAT[0]) == 2 and "is one of the gallery's photos" in capsys.readouterr().err and state(tmp_path) == before
+    assert run("--model", file, "--gallery", table, root / FLAT[1], "--out",
+               root / FLAT[0]) == 2 and "is one of the gallery's photos" in capsys.readouterr().err and state(
+                   tmp_path) == before
 
 
 def test_whom_a_query_shows(world, tmp_path):
@@ -117,14 +138,18 @@ def test_whom_a_query_shows(world, tmp_path):
     assert identify(named, g)[1:4] == (data.query.ids[0], data.query.cams[0], "by its file name")
     assert identify(renamed, g)[1:3] == (None, -1) and "--id" in identify(renamed, g).said
     assert identify(renamed, g, id=7)[1:3] == (7, -1) and identify(renamed, g, id=7, cam=2)[1:3] == (7, 2)
-    assert identify(own, g, id=int(data.query.ids[0]))[1:3] == (data.query.ids[0], data.query.cams[0]), "told what is known: the camera stays"
+    assert identify(own, g, id=int(data.query.ids[0]))[1:3] == (data.query.ids[0],
+                                                                data.query.cams[
+                                                                    0]), "told what is known: the camera stays"
     assert identify(own, g, id=99)[1:3] == (99, -1), "told otherwise: the camera belonged to another label"
     assert [identify(p, g).row for p in (own, g.split.paths[3])] == [-1, 3]
     assert identify(tmp_path / ".." / tmp_path.name / "x.jpg", g).id is None
-    link = tmp_path / "link"; link.symlink_to(world)
+    link = tmp_path / "link"
+    link.symlink_to(world)
     assert identify(link / "query" / own.name, g).said == "a photo of the dataset"
     for p, i in zip(data.gallery.paths, data.gallery.ids):
-        if i < 1: assert identify(p, g).id is None and "nobody" in identify(p, g).said
+        if i < 1:
+            assert identify(p, g).id is None and "nobody" in identify(p, g).said
     plain = plant(tmp_path / "plain", ["a.jpg", "b.jpg"])
     assert identify(named, open_gallery(plain))[1:3] == (None, -1)
     blind = open_gallery(plant(tmp_path / "blind", ["Ada/0001_a.jpg", "Ada/y.jpg", "Bo/z.jpg"]))
@@ -136,36 +161,49 @@ def test_numbers_are_the_evaluators(world, model):
     found = search(model, world, data.query.paths)
     q, g = (embed(model.E_a, load_images(s, 64, 32), s) for s in (data.query, data.gallery))
     r = rank_metrics(q, g, beta=model.cfg.beta)
-    assert np.allclose([a.ap for a in found.answers], r.ap, atol=1e-6) and np.allclose([a.ap_standard for a in found.answers], r.ap_standard, atol=1e-6)
+    assert np.allclose([a.ap for a in found.answers], r.ap, atol=1e-6) and np.allclose([a.ap_standard
+                                                                                        for a in found.answers],
+                                                                                       r.ap_standard, atol=1e-6)
     assert [a.first - 1 for a in found.answers] == r.first.tolist() and found.protocol == r.protocol == "cross-camera"
     s = similarity(q, g, beta=model.cfg.beta)
     for k, a in enumerate(found.answers):
-        junk = {j for j in range(data.gallery.n) if data.gallery.ids[j] == -1 or (data.gallery.ids[j], data.gallery.cams[j]) == (data.query.ids[k], data.query.cams[k])}
+        junk = {j for j in range(data.gallery.n) if data.gallery.ids[j] == -1 or (data.gallery.ids[j],
+                                                                                  data.gallery.cams[j]) == (
+                                                                                      data.query.ids[k],
+                                                                                      data.query.cams[k])}
         order = [j for j in s[k].argsort(descending=True).tolist() if j not in junk][:10]
-        assert a.rows == order and a.right == [data.gallery.ids[j] == data.query.ids[k] for j in order] and a.junk == len(junk)
-        assert a.matches == sum(data.gallery.ids == data.query.ids[k]) - sum((data.gallery.ids == data.query.ids[k]) & (data.gallery.cams == data.query.cams[k]))
+        assert a.rows == order and a.right == [data.gallery.ids[j] == data.query.ids[k]
+                                               for j in order] and a.junk == len(junk)
+        assert (a.matches == sum(data.gallery.ids == data.query.ids[k]) - sum((data.gallery.ids
+                                                                               == data.query.ids[k]) & (
+                                                                                   data.gallery.cams
+                                                                                   == data.query.cams[k])))
 
 
 def test_a_query_does_not_find_itself(tmp_path, model):
     root = plant(tmp_path / "p", ["a.jpg", "b.jpg", "c.jpg"])
     found = search(model, root, [root / "b.jpg"], top=5)
-    assert [found.features.gallery.split.paths[k].name for k in sorted(found.answers[0].rows)] == ["a.jpg", "c.jpg"] and found.protocol == "no labels"
+    assert ([found.features.gallery.split.paths[k].name for k in sorted(found.answers[0].rows)] == ["a.jpg", "c.jpg"]
+            and found.protocol == "no labels")
     people = plant(tmp_path / "f", ["Ada/x.jpg", "Ada/y.jpg", "Bo/z.jpg"])
     a, b = search(model, people, [people / "Ada" / "x.jpg", people / "Bo" / "z.jpg"]).answers
     assert (a.matches, a.junk) == (1, 1) and 0 not in a.rows and sorted(a.rows) == [1, 2]
-    assert b.first is None and b.note == "the gallery shows person 2 only in this very photo" and b.right == [False, False]
+    assert b.first is None and b.note == "the gallery shows person 2 only in this very photo" and b.right == [False,
+                                                                                                              False]
 
 
 def test_cameras_unknown_in_part_or_not_at_all(tmp_path, model):
     root = plant(tmp_path / "f", ["1/0001_c1_1.jpg", "1/0001_c1_2.jpg", "1/0001_c2_1.jpg", "2/x.jpg", "2/y.jpg"])
     found = search(model, root, [root / "1" / "0001_c1_1.jpg"])
-    assert found.protocol == "no cameras" and found.answers[0].matches == 2 and "easier than the papers' cross-camera protocol" in search_text(found)
+    assert found.protocol == "no cameras" and found.answers[
+        0].matches == 2 and "easier than the papers' cross-camera protocol" in search_text(found)
     named = plant(tmp_path / "n", FLAT)
     here = search(model, named, [named / FLAT[0]])
     assert here.protocol == "cross-camera" and here.answers[0].matches == 1 and here.answers[0].junk == 2
     shutil.copy(named / FLAT[0], tmp_path / "q.jpg")
     told = search(model, named, [tmp_path / "q.jpg"], id=1)
-    assert told.answers[0].matches == 2 and "camera is not known" in search_text(told) and told.answers[0].scores[0] == pytest.approx(1.5, abs=1e-4)
+    assert told.answers[0].matches == 2 and "camera is not known" in search_text(told) and told.answers[0].scores[
+        0] == pytest.approx(1.5, abs=1e-4)
     gone = search(model, named, [tmp_path / "q.jpg"], id=5)
     assert gone.answers[0].note == "person 5 is not in the gallery" and set(gone.answers[0].right) == {False}
     same = search(model, plant(tmp_path / "s", ["0001_c1_1.jpg", "0002_c1_1.jpg"]), [tmp_path / "q.jpg"], id=1, cam=1)
@@ -176,12 +214,14 @@ def test_cameras_unknown_in_part_or_not_at_all(tmp_path, model):
 @pytest.mark.parametrize("flip, beta_on", [(True, "query"), (False, "both")])
 def test_evidence_adds_up_to_the_score(model, code_heads, flip, beta_on):
     torch.manual_seed(1)
-    E_a = model.E_a if not code_heads else AppearanceEncoder(3, "basic", (1, 1, 1, 1), 8, True, 4, 16, code_heads=True).eval()
+    E_a = model.E_a if not code_heads else AppearanceEncoder(3, "basic", (1, 1, 1, 1), 8, True, 4, 16,
+                                                             code_heads=True).eval()
     x = torch.randint(0, 256, (6, 3, 64, 32), dtype=torch.uint8)
     e = embed(E_a, x, make_split([Path(f"{k}") for k in range(6)], [Label(k, 0) for k in range(6)], "x"), flip=flip)
     for average in (x[:3], torch.zeros_like(x[:1])):
         got = evidence(E_a, x, e.take(slice(0, 1)), average, 0.7, beta_on, flip)
-        assert torch.allclose(got.places.sum((1, 2)) + got.rest, similarity(e.take(slice(0, 1)), e, 0.7, beta_on=beta_on)[0], atol=1e-5)
+        assert torch.allclose(got.places.sum((1, 2)) + got.rest, similarity(e.take(slice(0, 1)), e, 0.7,
+                                                                            beta_on=beta_on)[0], atol=1e-5)
     assert got.places[0].abs().sum() > 0
     shift = evidence(E_a, x, e.take(slice(0, 1)), x[:3], 0.7, beta_on, flip)
     assert not torch.allclose(shift.rest, got.rest), "what is shared moves between places and rest"
@@ -190,19 +230,26 @@ def test_evidence_adds_up_to_the_score(model, code_heads, flip, beta_on):
 def test_evidence_lies_where_the_maximum_is(model):
     x = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     p = pool_with_places(model.E_a, (x / 255 - 0.5) * 4)
-    with torch.no_grad(): fmap = model.E_a.features((x / 255 - 0.5) * 4)
-    assert torch.equal(fmap.flatten(2).gather(2, p.where[:, :, None])[:, :, 0], p.v) and torch.equal(p.v, fmap.amax((2, 3)))
+    with torch.no_grad():
+        fmap = model.E_a.features((x / 255 - 0.5) * 4)
+    assert torch.equal(fmap.flatten(2).gather(2, p.where[:, :, None])[:, :, 0], p.v) and torch.equal(p.v,
+                                                                                                     fmap.amax((2, 3)))
     W, b = affine(model.E_a.head_fine)
-    with torch.no_grad(): assert torch.allclose(p.v @ W.T + b, model.E_a.head_fine(p.v).f, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(p.v @ W.T + b, model.E_a.head_fine(p.v).f, atol=1e-5)
 
 
 def test_activation_map(model):
     x = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model.E_a.train()
     got = activation_map(model.E_a, x)
-    assert model.E_a.training and all(m.training for m in model.E_a.modules()); model.E_a.eval()
-    assert torch.equal(got, activation_map(model.E_a, x)) and got.shape[1] < 64 and (got >= 0).all() and not got.requires_grad
-    assert enlarge(torch.ones(2, 4, 2), 64, 32).shape == (2, 64, 32) and torch.allclose(enlarge(torch.ones(2, 4, 2), 64, 32), torch.ones(2, 64, 32))
+    assert model.E_a.training and all(m.training for m in model.E_a.modules())
+    model.E_a.eval()
+    assert torch.equal(got, activation_map(model.E_a, x)) and got.shape[1] < 64 and (
+        got >= 0).all() and not got.requires_grad
+    assert enlarge(torch.ones(2, 4, 2), 64, 32).shape == (2, 64, 32) and torch.allclose(enlarge(torch.ones(2, 4, 2), 64,
+                                                                                                32), torch.ones(2, 64,
+                                                                                                                32))
     flat = overlay(x, torch.zeros(3, 64, 32), alpha=1.0)
     assert len(flat.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)) == 1
     assert not torch.equal(overlay(x, torch.rand(3, 64, 32)), flat)
@@ -217,13 +264,16 @@ def test_strip(tmp_path, world, model):
         for k, a in enumerate(found.answers):
             axes = fig.axes[k * 5:k * 5 + 5]
             marks = ["✓" if r else "✗" for r in a.right] if k < 2 else [""] * 4
-            assert [ax.get_title().split()[1] if k < 2 else "" for ax in axes[1:]] == marks and axes[1].get_title().startswith("\n1 ")
+            assert [ax.get_title().split()[1] if k < 2 else ""
+                    for ax in axes[1:]] == marks and axes[1].get_title().startswith("\n1 ")
             colours = [ax.spines["left"].get_edgecolor() for ax in axes[1:]]
             from matplotlib.colors import to_rgba
-            assert colours == [to_rgba("#999999") if r is None else to_rgba(PALETTE["good" if r else "bad"]) for r in a.right]
+            assert colours == [to_rgba("#999999") if r is None else to_rgba(PALETTE["good" if r else "bad"])
+                               for r in a.right]
             assert axes[0].images[0].get_array().shape[0] == (64 if maps is None else 129)
         assert CAPTIONS[maps] in [t.get_text() for t in fig.texts] + [""]
-    with pytest.raises(ValueError, match="--maps heat: there are activation and similarity"): show_search(found, "heat")
+    with pytest.raises(ValueError, match="--maps heat: there are activation and similarity"):
+        show_search(found, "heat")
     assert found.answers[2].right == [None] * 4 and {r["match"] for r in search_table(found)[8:]} == {""}
 
 
@@ -236,24 +286,36 @@ def test_lists_of_different_length(tmp_path, model):
 
 def test_kept_features(tmp_path, model):
     root, cache = plant(tmp_path / "g", ["a.jpg", "b.jpg", "c.jpg"]), tmp_path / "kept"
-    def get(**how): return gallery_features(how.pop("model", model), open_gallery(root), cache=cache, **how)
+    def get(**how):
+        return gallery_features(how.pop("model", model), open_gallery(root), cache=cache, **how)
     first, again = get(), get()
-    assert (first.stored, again.stored) == (False, True) and torch.equal(first.embeddings.fine, again.embeddings.fine) and len(list(cache.iterdir())) == 1
+    assert (first.stored, again.stored) == (False, True) and torch.equal(first.embeddings.fine,
+                                                                         again.embeddings.fine) and len(
+                                                                             list(cache.iterdir())) == 1
     assert not get(model=net(seed=1)).stored
-    photo(root / "b.jpg", 9); os.utime(root / "b.jpg", (1, 1))
+    photo(root / "b.jpg", 9)
+    os.utime(root / "b.jpg", (1, 1))
     changed = get()
-    assert not changed.stored and not torch.equal(changed.embeddings.prim[1], first.embeddings.prim[1]) and torch.equal(changed.embeddings.prim[::2], first.embeddings.prim[::2])
+    assert not changed.stored and not torch.equal(changed.embeddings.prim[1],
+                                                  first.embeddings.prim[1]) and torch.equal(changed.embeddings.prim[
+                                                      ::2], first.embeddings.prim[::2])
     for f in cache.iterdir(): f.write_bytes(f.read_bytes()[:100])
     assert not get().stored and get().stored, "a damaged store is made again"
     (root / "d.jpg").write_bytes(b"")
-    assert not get(skip_broken=True).stored and get(skip_broken=True).stored and [p.name for p in get(skip_broken=True).broken] == ["d.jpg"]
-    with pytest.raises(ValueError, match="d.jpg: 1 of 4 gallery photos cannot be read.*--skip-broken"): get()
+    assert not get(skip_broken=True).stored and get(skip_broken=True).stored and [p.name
+                                                                                  for p in get(
+                                                                                      skip_broken=True).broken] == [
+                                                                                          "d.jpg"]
+    with pytest.raises(ValueError, match="d.jpg: 1 of 4 gallery photos cannot be read.*--skip-broken"):
+        get()
     before = state(root)
     gallery_features(model, open_gallery(root), True, root / "cache")
     assert state(root) == before, "never into the gallery"
     assert not gallery_features(model, open_gallery(root), True).stored
-    blocked = tmp_path / "file"; blocked.touch()
-    with pytest.warns(UserWarning, match="could not be kept"): gallery_features(model, open_gallery(root), True, blocked)
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.warns(UserWarning, match="could not be kept"):
+        gallery_features(model, open_gallery(root), True, blocked)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -263,14 +325,16 @@ def test_rows_after_broken_photos(tmp_path, model):
     found = search(model, root, [root / FLAT[1]], skip_broken=True)
     paths = [p.name for p in found.features.gallery.split.paths]
     assert "-1_c9_1.jpg" not in paths and paths[found.answers[0].query.row] == FLAT[1] and FLAT[1] not in [paths[k] for k in found.answers[0].rows]
-    assert found.answers[0].matches == 1 and "1 photos that cannot be read are left out: -1_c9_1.jpg" in search_text(found)
+    assert found.answers[0].matches == 1 and "1 photos that cannot be read are left out: -1_c9_1.jpg" in search_text(
+        found)
 
 
 def test_many_photos_are_read_in_handfuls(tmp_path, model, monkeypatch):
     root = plant(tmp_path, [f"{k}.jpg" for k in range(7)])
     whole, told = gallery_features(model, open_gallery(root)), []
     rows, e = dgnet.rank._embed_all(model, open_gallery(root).split, lambda *n: told.append(n), handful=3)
-    assert torch.allclose(e.prim, whole.embeddings.prim, atol=1e-6) and rows == list(range(7)) and told[-1] == (7, 7) and len(told) == 3
+    assert (torch.allclose(e.prim, whole.embeddings.prim, atol=1e-6) and rows == list(range(7)) and told[-1] == (7, 7)
+            and len(told) == 3)
 
 
 def run(*args): return rank_cli([str(a) for a in args])
@@ -281,22 +345,29 @@ def test_the_command(world, file, tmp_path, capsys):
     q = data.query.paths[:2]
     for k, maps in enumerate(([], ["--maps"], ["--maps", "similarity"])):
         out = tmp_path / f"strip {k} ü.png"
-        assert run("--model", file, "--gallery", world, *maps, *q, "--out", out, "--csv", tmp_path / "l.csv", "--top", 5) == 0
+        assert run("--model", file, "--gallery", world, *maps, *q, "--out", out, "--csv", tmp_path / "l.csv", "--top",
+                   5) == 0
         assert Image.open(out).width > 300
     text = capsys.readouterr().out
-    assert text.count("first true match at rank") == 6 and "by the standard rule" in text and "photographs of people" not in text
+    assert text.count(
+        "first true match at rank") == 6 and "by the standard rule" in text and "photographs of people" not in text
     table = pd.read_csv(tmp_path / "l.csv")
-    assert len(table) == 10 and table.match.isin([0, 1]).all() and table.score.iloc[:5].is_monotonic_decreasing and all((world / f).is_file() for f in table.file)
+    assert len(table) == 10 and table.match.isin([0, 1]).all() and table.score.iloc[:5].is_monotonic_decreasing and all(
+        (world / f).is_file() for f in table.file)
     assert state(world) == before and len(list(dgnet.rank.CACHE.iterdir())) == 1
-    assert run(q[0], "--model", file, "--gallery", world) == 0 and "first true match" in capsys.readouterr().out, "numbers alone"
+    assert run(q[0], "--model", file, "--gallery",
+               world) == 0 and "first true match" in capsys.readouterr().out, "numbers alone"
 
 
 def test_the_command_on_photos_without_labels(tmp_path, file, capsys):
     root = plant(tmp_path / "写真 $1", ["a b.jpg", "ü.png", "c.jpg"])
-    for k, mode in enumerate(("L", "RGBA", "P", "CMYK")): photo(root / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}", k, (40, 30), mode)
-    assert run("--model", file, "--gallery", root, "--maps", root / "ü.png", "--out", tmp_path / "s.png", "--csv", tmp_path / "s.csv") == 0
+    for k, mode in enumerate(("L", "RGBA", "P", "CMYK")):
+        photo(root / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}", k, (40, 30), mode)
+    assert run("--model", file, "--gallery", root, "--maps", root / "ü.png", "--out", tmp_path / "s.png", "--csv",
+               tmp_path / "s.csv") == 0
     out = capsys.readouterr().out
-    assert "no labels" in out and "person not known" in out and "stays on this machine" in out and pd.read_csv(tmp_path / "s.csv").match.isna().all() and len(pd.read_csv(tmp_path / "s.csv")) == 6
+    assert ("no labels" in out and "person not known" in out and "stays on this machine" in out
+            and pd.read_csv(tmp_path / "s.csv").match.isna().all() and len(pd.read_csv(tmp_path / "s.csv")) == 6)
 
 
 def test_a_read_only_gallery(world, file, tmp_path):
@@ -304,7 +375,9 @@ def test_a_read_only_gallery(world, file, tmp_path):
     folders = [root, *[p for p in root.rglob("*") if p.is_dir()]]
     for p in folders: p.chmod(0o555)
     before = state(root)
-    try: assert run("--model", file, "--gallery", root, next((root / "query").glob("*.jpg"))) == 0 and state(root) == before
+    try:
+        assert run("--model", file, "--gallery", root, next((root / "query").glob("*.jpg"))) == 0 and state(
+            root) == before
     finally:
         for p in folders: p.chmod(0o755)
 
@@ -312,61 +385,106 @@ def test_a_read_only_gallery(world, file, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
 def test_without_permission(file, capsys, monkeypatch):
     root, me = Path(tempfile.mkdtemp()), os.geteuid()
-    plant(root / "g", ["a.jpg", "b.jpg"]); shutil.copy(file, root / "m.safetensors"); (root / "out").mkdir()
+    plant(root / "g", ["a.jpg", "b.jpg"])
+    shutil.copy(file, root / "m.safetensors")
+    (root / "out").mkdir()
     for p in (root, root / "g", root / "m.safetensors"): p.chmod(0o755)
-    (root / "cache").mkdir(); (root / "cache").chmod(0o777); monkeypatch.setattr(dgnet.rank, "CACHE", root / "cache")
+    (root / "cache").mkdir()
+    (root / "cache").chmod(0o777)
+    monkeypatch.setattr(dgnet.rank, "CACHE", root / "cache")
     def told(*args):
         if me == 0: os.setresuid(65534, 65534, 0)   # the real one too: `os.access` asks for that
-        try: return run(*args), capsys.readouterr().err
+        try:
+            return run(*args), capsys.readouterr().err
         finally:
             if me == 0: os.setresuid(0, 0, 0)
     try:
         (root / "out").chmod(0o555)
-        status, said = told("--model", root / "m.safetensors", "--gallery", root / "g", root / "g" / "a.jpg", "--out", root / "out" / "s.png")
+        status, said = told("--model", root / "m.safetensors", "--gallery", root / "g", root / "g" / "a.jpg", "--out",
+                            root / "out" / "s.png")
         assert status == 2 and "no permission to write there" in said
         (root / "g").chmod(0)
         status, said = told("--model", root / "m.safetensors", "--gallery", root / "g", root / "m.safetensors")
         assert status == 2 and "g: no permission to read. Ask its owner, or: chmod -R u+rX" in said
-        (root / "g").chmod(0o755); (root / "m.safetensors").chmod(0)
+        (root / "g").chmod(0o755)
+        (root / "m.safetensors").chmod(0)
         status, said = told("--model", root / "m.safetensors", "--gallery", root / "g", root / "g" / "a.jpg")
         assert status == 2 and "m.safetensors: no permission to read" in said
     finally:
-        (root / "g").chmod(0o755); shutil.rmtree(root)
+        (root / "g").chmod(0o755)
+        shutil.rmtree(root)
 
 
 def bad_inputs(t: Path, file: Path) -> list:
     "Arguments, and what must be said."
     g, q = plant(t / "g", FLAT), photo(t / "q.jpg", 5)
     plain = plant(t / "plain", ["a.jpg", "b.jpg"])
-    for name, content in (("empty.jpg", b""), ("text.jpg", b"hello"), ("cut.jpg", photo(t / "whole.jpg", 1, (64, 128)).read_bytes()[:500]), ("page.png", b"<html>404</html>")): (t / name).write_bytes(content)
+    for name, content in (("empty.jpg", b""), ("text.jpg", b"hello"),
+                          ("cut.jpg", photo(t / "whole.jpg", 1, (64, 128)).read_bytes()[:500]),
+                          ("page.png", b"<html>404</html>")):
+        (t / name).write_bytes(content)
     whole = file.read_bytes()
-    for name, content in (("cut.safetensors", whole[:len(whole) // 2]), ("noise.safetensors", os.urandom(2000)), ("zero.safetensors", b"")): (t / name).write_bytes(content)
+    for name, content in (("cut.safetensors", whole[:len(whole) // 2]), ("noise.safetensors", os.urandom(2000)),
+                          ("zero.safetensors", b"")):
+        (t / name).write_bytes(content)
     torch.save({"a": torch.zeros(3)}, t / "pickle.pt")
     from safetensors.torch import save_file
     save_file({"x": torch.zeros(2)}, t / "other.safetensors")
     save_file({"x": torch.zeros(2)}, t / "header.safetensors", {"dgnet": json.dumps({"format": "dgnet-model"})})
-    (t / "nothing").mkdir(); (t / "notes").mkdir(); (t / "notes" / "a.txt").touch(); (t / "outdir").mkdir()
+    (t / "nothing").mkdir()
+    (t / "notes").mkdir()
+    (t / "notes" / "a.txt").touch()
+    (t / "outdir").mkdir()
     half = plant(t / "half", ["bounding_box_train/0001_c1s1_1_1.jpg"])
     two = plant(t / "two", [f"{k}/bounding_box_train/0001_c1s1_1_1.jpg" for k in "ab"])
-    plant(t / "broken", ["a.jpg", "b.jpg"]); (t / "broken" / "c.jpg").write_bytes(b"x"); (t / "ruins").mkdir(); (t / "ruins" / "c.jpg").write_bytes(b"x")
+    plant(t / "broken", ["a.jpg", "b.jpg"])
+    (t / "broken" / "c.jpg").write_bytes(b"x")
+    (t / "ruins").mkdir()
+    (t / "ruins" / "c.jpg").write_bytes(b"x")
     m = ("--model", file)
-    return [
-        ((*m, "--gallery", g, t / "none.jpg"), "none.jpg: no such photo. Check the path"), ((*m, "--gallery", g, t / "notes"), "notes: a folder, where a query photo is expected"),
-        *(((*m, "--gallery", g, t / n), f"{n}: not a readable image") for n in ("empty.jpg", "text.jpg", "cut.jpg", "page.png")),
-        ((*m, "--gallery", t / "none", q), "none: no such folder"), ((*m, "--gallery", t / "text.jpg", q), "text.jpg: a file, not a folder"), ((*m, "--gallery", t / "nothing", q), "nothing: an empty folder"),
-        ((*m, "--gallery", t / "notes", q), "notes: neither photos nor a known dataset"), ((*m, "--gallery", half, q), "query: no such folder"), ((*m, "--gallery", two, q), "holds 2 datasets"),
-        ((*m, "--gallery", g, "--name", "Market1501", q), "'Market1501': no such dataset; one of market"), ((*m, "--gallery", half, "--name", "duke", q), "looks like market, not duke"),
-        ((*m, "--gallery", t / "broken", q), "c.jpg: 1 of 3 gallery photos cannot be read"), ((*m, "--gallery", t / "ruins", "--skip-broken", q), "ruins: none of the 1 photos can be read"),
-        (("--model", t / "none.safetensors", "--gallery", g, q), "none.safetensors: no such file"), (("--model", t / "notes", "--gallery", g, q), "notes: not a readable safetensors file"),
-        *((("--model", t / n, "--gallery", g, q), f"{n}: not a readable safetensors file") for n in ("cut.safetensors", "noise.safetensors", "zero.safetensors", "pickle.pt", "q.jpg")),
-        (("--model", t / "other.safetensors", "--gallery", g, q), "not a DGNet model"), (("--model", t / "header.safetensors", "--gallery", g, q), "its header lacks"),
-        ((*m, "--gallery", g, q, "--out", t / "none" / "s.png"), "there is no folder"), ((*m, "--gallery", g, q, "--out", t / "outdir"), "ends in .png"), ((*m, "--gallery", g, q, "--out", t / "s.exe"), "ends in .png"),
-        ((*m, "--gallery", g, q, "--out", g / "s.png"), "lies inside the dataset"), ((*m, "--gallery", g, q, "--out", q), "would overwrite what is read"), ((*m, "--gallery", g, q, "--csv", t / "l.txt"), "ends in .csv"),
-        ((*m, "--gallery", g, q, "--csv", g / "l.csv"), "lies inside the dataset"), ((*m, "--gallery", g, q, "--top", 0), "--top 0: a list has at least one photo"), ((*m, "--gallery", g, q, "--top", -3), "--top -3"),
-        ((*m, "--gallery", g, q, "--top", WIDEST + 1, "--out", t / "s.png"), f"a strip shows {WIDEST} photos at most"), ((*m, "--gallery", g, *[q] * 31, "--out", t / "s.png"), "31 queries: a strip shows 30"),
-        ((*m, "--gallery", g, "--maps", q), "Say where with --out"), ((*m, "--gallery", g, "--maps=heat", q, "--out", t / "s.png"), "--maps heat: there are activation and similarity"), ((*m, "--gallery", g, "--id", 0, q), "--id 0: people are numbered from 1"), ((*m, "--gallery", g, "--id", 1, "--cam", -1, q), "--cam -1: cameras are numbered"),
-        ((*m, "--gallery", g, "--cam", 1, q), "Give --id too"), ((*m, "--gallery", plain, "--id", 1, q), "have no labels"), ((*m, "--gallery", plain, "--cam", 1, q), "not all known"),
-    ]
+    return [((*m, "--gallery", g, t / "none.jpg"), "none.jpg: no such photo. Check the path"),
+            ((*m, "--gallery", g, t / "notes"), "notes: a folder, where a query photo is expected"),
+            *(((*m, "--gallery", g, t / n), f"{n}: not a readable image") for n in ("empty.jpg", "text.jpg", "cut.jpg",
+                                                                                    "page.png")), ((*m, "--gallery",
+                                                                                                    t / "none", q),
+                                                                                                   "none: no such "
+                                                                                                   "folder"),
+            ((*m, "--gallery", t / "text.jpg", q), "text.jpg: a file, not a folder"),
+            ((*m, "--gallery", t / "nothing", q), "nothing: an empty folder"), ((*m, "--gallery", t / "notes", q),
+                                                                                "notes: neither photos nor a known "
+                                                                                "dataset"), ((*m, "--gallery", half, q),
+                                                                                             "query: no such folder"),
+            ((*m, "--gallery", two, q), "holds 2 datasets"), ((*m, "--gallery", g, "--name", "Market1501", q),
+                                                              "'Market1501': no such dataset; one of market"),
+            ((*m, "--gallery", half, "--name", "duke", q), "looks like market, not duke"),
+            ((*m, "--gallery", t / "broken", q), "c.jpg: 1 of 3 gallery photos cannot be read"),
+            ((*m, "--gallery", t / "ruins", "--skip-broken", q), "ruins: none of the 1 photos can be read"),
+            (("--model", t / "none.safetensors", "--gallery", g, q), "none.safetensors: no such file"),
+            (("--model", t / "notes", "--gallery", g, q), "notes: not a readable safetensors file"),
+            *((("--model", t / n, "--gallery", g, q), f"{n}: not a readable safetensors file")
+              for n in ("cut.safetensors", "noise.safetensors", "zero.safetensors", "pickle.pt", "q.jpg")),
+            (("--model", t / "other.safetensors", "--gallery", g, q), "not a DGNet model"),
+            (("--model", t / "header.safetensors", "--gallery", g, q), "its header lacks"),
+            ((*m, "--gallery", g, q, "--out", t / "none" / "s.png"), "there is no folder"),
+            ((*m, "--gallery", g, q, "--out", t / "outdir"), "ends in .png"),
+            ((*m, "--gallery", g, q, "--out", t / "s.exe"), "ends in .png"),
+            ((*m, "--gallery", g, q, "--out", g / "s.png"), "lies inside the dataset"),
+            ((*m, "--gallery", g, q, "--out", q), "would overwrite what is read"),
+            ((*m, "--gallery", g, q, "--csv", t / "l.txt"), "ends in .csv"),
+            ((*m, "--gallery", g, q, "--csv", g / "l.csv"), "lies inside the dataset"),
+            ((*m, "--gallery", g, q, "--top", 0), "--top 0: a list has at least one photo"),
+            ((*m, "--gallery", g, q, "--top", -3), "--top -3"), ((*m, "--gallery", g, q, "--top", WIDEST + 1, "--out",
+                                                                  t / "s.png"),
+                                                                 f"a strip shows {WIDEST} photos at most"),
+            ((*m, "--gallery", g, *[q] * 31, "--out", t / "s.png"), "31 queries: a strip shows 30"),
+            ((*m, "--gallery", g, "--maps", q), "Say where with --out"),
+            ((*m, "--gallery", g, "--maps=heat", q, "--out", t / "s.png"), "--maps heat: there are activation and "
+             "similarity"), ((*m, "--gallery", g, "--id", 0, q), "--id 0: people are numbered from 1"),
+            ((*m, "--gallery", g, "--id", 1, "--cam", -1, q), "--cam -1: cameras are numbered"),
+            ((*m, "--gallery", g, "--cam", 1, q), "Give --id too"), ((*m, "--gallery", plain, "--id", 1, q),
+                                                                     "have no labels"), ((*m, "--gallery", plain,
+                                                                                          "--cam", 1, q),
+                                                                                         "not all known")]
 
 
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path, file, capsys):
@@ -374,21 +492,24 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, file, capsys):
     before = state(tmp_path)
     for args, said in cases:
         status, out = run(*args), capsys.readouterr()
-        assert status == 2 and said in out.err and out.err.startswith("dgnet_rank: ") and out.err.count("\n") == 1 and not out.out, (args, out)
+        assert status == 2 and said in out.err and out.err.startswith("dgnet_rank: ") and out.err.count(
+            "\n") == 1 and not out.out, (args, out)
     assert state(tmp_path) == before and not list(dgnet.rank.CACHE.iterdir())
 
 
 @pytest.mark.parametrize("args, said", [([], "required"), (["--model", "m"], "required"), (["--model", "m", "--gallery", "g"], "QUERY"), (["--model", "m", "--gallery", "g", "q", "--top", "many"], "invalid int"),
                                         (["--model", "m", "--gallery", "g", "q", "--top", "nan"], "invalid int"), (["--model", "m", "--gallery", "g", "q", "--tops", "3"], "unrecognized")])
 def test_arguments(args, said, capsys):
-    with pytest.raises(SystemExit) as e: rank_cli(args)
+    with pytest.raises(SystemExit) as e:
+        rank_cli(args)
     assert e.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_a_bomb_is_no_photo(tmp_path, file, capsys, monkeypatch):
     root = plant(tmp_path / "g", ["a.jpg", "b.jpg"])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert run("--model", file, "--gallery", root, photo(tmp_path / "q.png")) == 2 and "q.png: not a readable image (more pixels than can be meant" in capsys.readouterr().err
+    assert (run("--model", file, "--gallery", root, photo(tmp_path / "q.png")) == 2
+            and "q.png: not a readable image (more pixels than can be meant" in capsys.readouterr().err)
 
 
 def test_interrupted(tmp_path, file, monkeypatch, capsys):
@@ -400,8 +521,10 @@ def test_interrupted(tmp_path, file, monkeypatch, capsys):
 
 def test_python_errors(tmp_path, model):
     root = plant(tmp_path, ["a.jpg", "b.jpg"])
-    with pytest.raises(ValueError, match="no query photo: give one or more"): search(model, root, [])
-    with pytest.raises(ValueError, match="--top 0"): search(model, root, [root / "a.jpg"], top=0)
+    with pytest.raises(ValueError, match="no query photo: give one or more"):
+        search(model, root, [])
+    with pytest.raises(ValueError, match="--top 0"):
+        search(model, root, [root / "a.jpg"], top=0)
 
 
 def test_the_command_is_installed():

@@ -68,7 +68,8 @@ def test_gallery_order_and_chunks_do_not_matter():
     q, g = random_set(30, 8, 3, 1), random_set(200, 8, 3, 2, low=-1)
     mixed = g.take(torch.randperm(200, generator=torch.Generator().manual_seed(0)))
     a = rank_metrics(q, g)
-    for b in (rank_metrics(q, mixed), rank_metrics(q, g, chunk=4)): np.testing.assert_allclose(a.ap, b.ap, atol=1e-6)
+    for b in (rank_metrics(q, mixed), rank_metrics(q, g, chunk=4)):
+        np.testing.assert_allclose(a.ap, b.ap, atol=1e-6)
 
 
 def labels(ids, cams):
@@ -85,7 +86,8 @@ def test_ties_count_against_us():
 
 
 def many_ties(n, seed):
-    "Features of few values, so that scores are exact and often equal; people 0 to 6, of whom 0 is asked for too, and junk."
+    """Features of few values, so that scores are exact and often equal; people 0 to 6, of whom 0 is asked for too, and
+    junk."""
     rng = np.random.default_rng(seed)
     f = torch.from_numpy(rng.integers(-1, 2, (2, n, 3))).float()
     return Embeddings(f[0], f[1], torch.from_numpy(rng.integers(-1, 7, n)), torch.from_numpy(rng.integers(1, 4, n)))
@@ -95,11 +97,17 @@ def many_ties(n, seed):
 @pytest.mark.parametrize("head", ["both", "prim", "fine"])
 @pytest.mark.filterwarnings("ignore:.*have no true match")
 def test_the_board_and_the_masks_agree(seed, head):
-    q, g = many_ties(23, seed), many_ties([15, 16, 17, 160][seed % 4], seed + 50)   # a gallery that fills whole lines of the board, and not
+    # a gallery that fills whole lines of the board, and not
+    # a gallery that fills whole lines of the board, and not
+    # a gallery that fills whole lines of the board, and not
+    # a gallery that fills whole lines of the board, and not
+    q, g = many_ties(23, seed), many_ties([15, 16, 17, 160][seed % 4], seed + 50)
     scores = similarity(q, g, 0.5, head)
     ranks = match_ranks(scores, camera_rule(q, g))
     truth = average_precision(ranks)
-    for r in (rank_metrics(q, g, head=head), rank_metrics(q, g, head=head, chunk=5), rank_metrics(q, g, scores=scores, chunk=23), rank_metrics(q, g, scores=scores.double())):
+    for r in (rank_metrics(q, g, head=head), rank_metrics(q, g, head=head, chunk=5), rank_metrics(q, g, scores=scores,
+                                                                                                  chunk=23),
+              rank_metrics(q, g, scores=scores.double())):
         np.testing.assert_array_equal(r.first, ranks[:, 0].numpy())
         np.testing.assert_allclose(r.ap, truth.trapezoid.numpy(), atol=1e-12)
         np.testing.assert_allclose(r.ap_standard, truth.standard.numpy(), atol=1e-12)
@@ -141,17 +149,24 @@ def test_nan_is_not_a_perfect_network():
     q, g = random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)
     spoilt = q._replace(fine=q.fine.clone())
     spoilt.fine[3:6, 1] = torch.nan
-    with pytest.raises(ValueError, match="the query's f_fine is not finite in 3 of 20 photos"): rank_metrics(spoilt, g)
-    with pytest.raises(ValueError, match="the gallery's f_prim is not finite in 60 of 60 photos"): rank_metrics(q, g._replace(prim=g.prim * torch.inf))
-    assert rank_metrics(spoilt, g, head="prim").mAP == rank_metrics(q, g, head="prim").mAP, "a head that is not asked does not matter"
-    with pytest.raises(ValueError, match="scores hold NaN"): rank_metrics(q, g, scores=similarity(spoilt, g))
-    with pytest.raises(ValueError, match="scores hold NaN"): match_ranks(similarity(spoilt, g), camera_rule(q, g))
+    with pytest.raises(ValueError, match="the query's f_fine is not finite in 3 of 20 photos"):
+        rank_metrics(spoilt, g)
+    with pytest.raises(ValueError, match="the gallery's f_prim is not finite in 60 of 60 photos"):
+        rank_metrics(q, g._replace(prim=g.prim * torch.inf))
+    assert rank_metrics(spoilt, g, head="prim").mAP == rank_metrics(q, g,
+                                                                    head="prim").mAP, ("a head that is not asked does "
+                                                                                       "not matter")
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        rank_metrics(q, g, scores=similarity(spoilt, g))
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        match_ranks(similarity(spoilt, g), camera_rule(q, g))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_features_of_another_type(dtype):
     "Compared in float32: half precision would make ties, and ties count against us."
-    q, g = (e._replace(prim=e.prim.to(dtype), fine=e.fine.to(dtype)) for e in (random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)))
+    q, g = (e._replace(prim=e.prim.to(dtype), fine=e.fine.to(dtype)) for e in (random_set(20, 5, 3, 1),
+                                                                               random_set(60, 5, 3, 2)))
     single = [e._replace(prim=e.prim.float(), fine=e.fine.float()) for e in (q, g)]
     np.testing.assert_array_equal(rank_metrics(q, g).ap, rank_metrics(*single).ap)
 
@@ -177,9 +192,11 @@ def test_ap_at_the_limits():
 
 def test_missing_cameras_are_said():
     q, g = labels([1, 2], [-1, -1]), labels([1, 2, 2], [-1, -1, -1])
-    with pytest.warns(UserWarning, match="no camera labels"): r = rank_metrics(q, g)
+    with pytest.warns(UserWarning, match="no camera labels"):
+        r = rank_metrics(q, g)
     assert r.protocol == "no cameras" and r.rank10 == 1
-    with pytest.raises(ValueError, match="3 of 5 photos have no camera label"): rank_metrics(labels([1, 2], [1, 2]), g)
+    with pytest.raises(ValueError, match="3 of 5 photos have no camera label"):
+        rank_metrics(labels([1, 2], [1, 2]), g)
 
 
 def test_queries_without_a_match_are_said():
@@ -187,15 +204,19 @@ def test_queries_without_a_match_are_said():
     with pytest.warns(UserWarning, match=r"1 of 2 queries have no true match and count as 0 \(ids \[2\]"):
         r = rank_metrics(labels([1, 2], [1, 1]), g, scores=torch.eye(2))
     assert r.ap.tolist() == [1, 0] and r.mAP == 0.5 and r.first[1] == np.inf
-    with pytest.raises(ValueError, match="none of the 1 queries has a true match"): rank_metrics(labels([5], [1]), g)
+    with pytest.raises(ValueError, match="none of the 1 queries has a true match"):
+        rank_metrics(labels([5], [1]), g)
 
 
 def test_nothing_to_rank_is_said():
     q = labels([1], [1])
-    with pytest.raises(ValueError, match="the gallery is empty"): rank_metrics(q, q.take(slice(0, 0)))
-    with pytest.raises(ValueError, match="the query is empty"): rank_metrics(q.take(slice(0, 0)), q)
+    with pytest.raises(ValueError, match="the gallery is empty"):
+        rank_metrics(q, q.take(slice(0, 0)))
+    with pytest.raises(ValueError, match="the query is empty"):
+        rank_metrics(q.take(slice(0, 0)), q)
     nobody = Split([], np.array([], dtype=np.int64), np.array([], dtype=np.int64), "gallery")
-    with pytest.raises(ValueError, match="'gallery' holds no photo"): embed(encoder(), torch.empty(0, 3, 32, 16, dtype=torch.uint8), nobody)
+    with pytest.raises(ValueError, match="'gallery' holds no photo"):
+        embed(encoder(), torch.empty(0, 3, 32, 16, dtype=torch.uint8), nobody)
 
 
 def test_multi_query_is_a_plain_mean():
@@ -205,7 +226,8 @@ def test_multi_query_is_a_plain_mean():
         rows = (more.ids == q.ids[k]) & (more.cams == q.cams[k])
         torch.testing.assert_close(out.prim[k], more.prim[rows].mean(0))
         torch.testing.assert_close(out.fine[k], more.fine[rows].mean(0))
-    with pytest.raises(ValueError, match="have no photo of their person at their camera"): multi_query(q, more.take(slice(0, 3)))
+    with pytest.raises(ValueError, match="have no photo of their person at their camera"):
+        multi_query(q, more.take(slice(0, 3)))
 
 
 def test_beta_weighs_the_query_only():
@@ -225,9 +247,11 @@ def test_each_recipe_weighs_its_side(monkeypatch, recipe, side):
     q, g, cfg = random_set(12, 4, 2, 5), random_set(40, 4, 2, 6), make_config("paper", recipe=recipe)
     flips, query = [], photos(12)[1]
     monkeypatch.setattr(runs, "load_split", lambda split, cfg: None)
-    monkeypatch.setattr(runs, "embed", lambda net, images, split, flip: flips.append(flip) or (q if split is query else g))
+    monkeypatch.setattr(runs, "embed", lambda net, images, split, flip: flips.append(flip)
+                        or (q if split is query else g))
     scores = torch.cat([q.prim, cfg.beta * q.fine], 1) @ torch.cat([g.prim, side * g.fine], 1).T
-    np.testing.assert_allclose(runs.evaluate(encoder(), query, photos(40)[1], cfg)["both"].ap, rank_metrics(q, g, scores=scores).ap, atol=1e-9)
+    np.testing.assert_allclose(runs.evaluate(encoder(), query, photos(40)[1], cfg)["both"].ap,
+                               rank_metrics(q, g, scores=scores).ap, atol=1e-9)
     assert flips == [recipe == "official"] * 2
 
 
@@ -243,7 +267,8 @@ def photos(n):
 
 def test_embed():
     x, split = photos(7)
-    net = encoder().train(); net.head_fine.eval()
+    net = encoder().train()
+    net.head_fine.eval()
     e = embed(net, x, split, batch=3)
     assert net.training and not net.head_fine.training, "every module's mode is put back"
     for f in (e.prim, e.fine): torch.testing.assert_close(f.norm(dim=1), torch.ones(7))
@@ -259,7 +284,8 @@ def test_embed_one_head():
     x, split = photos(3)
     net = BaselineNet(5, "basic", (1, 1, 1, 1), 8, embed_dim=16)
     assert embed(net, x, split).fine is None
-    with pytest.raises(ValueError, match="3 images for the 2 labels"): embed(net, x, split.take(slice(0, 2)))
+    with pytest.raises(ValueError, match="3 images for the 2 labels"):
+        embed(net, x, split.take(slice(0, 2)))
 
 
 def slow_re_rank(f, n_query, k1, k2, lam):
@@ -271,11 +297,14 @@ def slow_re_rank(f, n_query, k1, k2, lam):
     def mutual(i, k): return {j for j in order[i, :k + 1] if i in order[j, :k + 1]}
     v = np.zeros((n, n))
     for i in range(n):
-        base = mutual(i, k1); full = set(base)
+        base = mutual(i, k1)
+        full = set(base)
         for j in base:
             half = mutual(j, round(k1 / 2))
-            if len(base & half) > 2 / 3 * len(half): full |= half
-        for j in full: v[i, j] = np.exp(-d[i, j])
+            if len(base & half) > 2 / 3 * len(half):
+                full |= half
+        for j in full:
+            v[i, j] = np.exp(-d[i, j])
         v[i] /= v[i].sum()
     v = np.array([v[order[i, :k2]].mean(0) for i in range(n)])
     out = np.zeros((n_query, n - n_query))
@@ -290,7 +319,8 @@ def slow_re_rank(f, n_query, k1, k2, lam):
 def test_re_ranking_against_loops(k1, k2):
     q, g = random_set(12, 6, 3, 7), random_set(50, 6, 3, 8)
     both = [torch.cat([e.prim, 0.5**0.5 * e.fine], 1).double().numpy() for e in (q, g)]
-    np.testing.assert_allclose(-re_rank(q, g, 0.5, k1, k2).numpy(), slow_re_rank(np.concatenate(both), 12, k1, k2, 0.3), atol=1e-5)
+    np.testing.assert_allclose(-re_rank(q, g, 0.5, k1, k2).numpy(), slow_re_rank(np.concatenate(both), 12, k1, k2, 0.3),
+                               atol=1e-5)
 
 
 def test_re_ranking_helps_on_clusters():

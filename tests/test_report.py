@@ -1,4 +1,5 @@
-"The page and the README: every label of the paper in its order, every stored number, one file that loads nothing, and what a browser says."
+"""The page and the README: every label of the paper in its order, every stored number, one file that loads nothing, and
+what a browser says."""
 import csv
 import html
 import json
@@ -21,21 +22,25 @@ class Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.open, self.tags, self.sections, self.section, self.text = [], [], {}, None, {}
-        self.feed(text); self.close()
+        self.feed(text)
+        self.close()
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.append((tag, attrs))
-        if tag == "section": self.section = attrs["id"]
+        if tag == "section":
+            self.section = attrs["id"]
         self.sections.setdefault(self.section, []).append((tag, attrs))
         if tag not in VOID: self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-        if tag == "section": self.section = None
+        if tag == "section":
+            self.section = None
 
-    def handle_data(self, data): self.text[self.section] = self.text.get(self.section, "") + " " + data
+    def handle_data(self, data):
+        self.text[self.section] = self.text.get(self.section, "") + " " + data
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +61,19 @@ def text(report, labels, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(text): return Page(text)
+def page(text):
+    return Page(text)
 
 
 @pytest.fixture
 def toy(tmp_path):
     "A folder with one small artefact, and what is in it."
     from PIL import Image
-    about = {"label": "fig2_toy", "tier": "mini", "rows": {"claim": "Less <b>\"blur\"</b> & more", "comparison": [{"quantity": "x", "paper": 7.25, "ours": 0.123456789}]},
-             "provenance": {"source": "synthetic", "device": "an abacus", "seconds": 90.0, "run": "market-toy-0", "seed": 3, "iterations": 10}}
+    about = {"label": "fig2_toy", "tier": "mini", "rows": {"claim": "Less <b>\"blur\"</b> & more",
+                                                           "comparison": [{"quantity": "x", "paper": 7.25,
+                                                                           "ours": 0.123456789}]},
+             "provenance": {"source": "synthetic", "device": "an abacus", "seconds": 90.0, "run": "market-toy-0",
+                            "seed": 3, "iterations": 10}}
     (tmp_path / "mini").mkdir()
     (tmp_path / "mini" / "fig2_toy.json").write_text(json.dumps(about))
     (tmp_path / "mini" / "fig2_toy.csv").write_text("name,value,count\na10,-0.5,\na9,0.25,1400\nb,,7\n")
@@ -75,7 +84,8 @@ def toy(tmp_path):
 def numbers(value, path=()):
     "All numbers in a JSON value."
     if isinstance(value, bool): return
-    if isinstance(value, (int, float)): yield value
+    if isinstance(value, (int, float)):
+        yield value
     elif isinstance(value, (dict, list)):
         for v in value.values() if isinstance(value, dict) else value: yield from numbers(v)
 
@@ -94,8 +104,8 @@ def shown(page, sections) -> tuple:
     plain = [w.replace("−", "-").replace(",", "") for w in words]
     return full, [(float(w), len(w.partition(".")[2])) for w in plain]
 
-
 # --- what is on the page --------------------------------------------------------------------------------------------
+
 
 def test_every_label_of_the_paper_has_a_heading_in_the_papers_order(page, text):
     heads = re.findall(r"<h3[^>]*>((?:Figure|Table) \d+) ", text)
@@ -107,18 +117,24 @@ def test_what_has_no_artefact_says_so_and_nothing_else(report, page, labels):
     there = {i.anchor for l in labels for i in report.items_of(l)}
     for item in report.PAPER:
         assert ("Not regenerated yet." in page.text[item.anchor]) == (item.anchor not in there)
-        assert any(t == "table" for t, _ in page.sections[item.anchor]) or any(t == "img" for t, _ in page.sections[item.anchor]) or item.anchor not in there
+        assert (any(t == "table" for t, _ in page.sections[item.anchor]) or any(t == "img" for t,
+                                                                                _ in page.sections[item.anchor])
+                or item.anchor not in there)
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_stored_number_is_on_the_page(report, page, path):
-    if path.parent.name != "mini" and report.stored_artifact(path.stem, ROOT / "figures") != path: pytest.skip("a more telling tier is shown")
+    if path.parent.name != "mini" and report.stored_artifact(path.stem, ROOT / "figures") != path:
+        pytest.skip("a more telling tier is shown")
     about = json.loads(path.read_text(encoding="utf-8"))
     full, plain = shown(page, anchors(report, path.stem, page))
-    cells = [c for r in csv.reader(path.with_suffix(".csv").open(encoding="utf-8")) for c in r] if path.with_suffix(".csv").exists() else []
-    exact = [*numbers(about["rows"].get("comparison", [])), *(float(c) for c in cells if re.fullmatch(r"-?\d+\.\d+", c))]
+    cells = [c for r in csv.reader(path.with_suffix(".csv").open(encoding="utf-8"))
+             for c in r] if path.with_suffix(".csv").exists() else []
+    exact = [*numbers(about["rows"].get("comparison", [])), *(float(c) for c in cells if re.fullmatch(r"-?\d+\.\d+",
+                                                                                                      c))]
     assert set(exact) <= set(full), "the paper's values, ours, and the table, with all their digits"
-    for v in numbers(about["rows"]): assert v in full or any(abs(round(v, d) - t) < 1e-9 for t, d in plain), v
+    for v in numbers(about["rows"]):
+        assert v in full or any(abs(round(v, d) - t) < 1e-9 for t, d in plain), v
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
@@ -132,34 +148,43 @@ def test_real_photographs_have_a_section_of_their_own_without_pictures(page, pat
 
 @pytest.mark.parametrize("path", [*STORED, *REAL], ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_tier_claim_and_provenance_are_there(report, page, path):
-    if path in STORED and path.parent.name != "mini" and report.stored_artifact(path.stem, ROOT / "figures") != path: pytest.skip("a more telling tier is shown")
-    about = json.loads(path.read_text(encoding="utf-8")); p = about["provenance"]
+    if path in STORED and path.parent.name != "mini" and report.stored_artifact(path.stem, ROOT / "figures") != path:
+        pytest.skip("a more telling tier is shown")
+    about = json.loads(path.read_text(encoding="utf-8"))
+    p = about["provenance"]
     for section in [f"real-{path.stem}"] if path in REAL else anchors(report, path.stem, page):
         said = page.text[section]
-        assert f"tier {about['tier']}" in said and about["rows"].get("claim", "") in said and report.training_words(p) in said
-        wanted = [p["code_version"], p.get("run"), p.get("config_hash"), p.get("device"), *(f"{k} {v}" for k, v in p["packages"].items()), p.get("notebook", f"nbs/{about['label']}.ipynb")]
+        assert f"tier {about['tier']}" in said and about["rows"].get("claim",
+                                                                     "") in said and report.training_words(p) in said
+        wanted = [p["code_version"], p.get("run"), p.get("config_hash"), p.get("device"),
+                  *(f"{k} {v}" for k, v in p["packages"].items()), p.get("notebook", f"nbs/{about['label']}.ipynb")]
         assert all(w in said for w in wanted if w)
 
 
 def test_quoted_columns_are_marked_in_words_and_colour(toy, report):
     page = Page(report.report_page(report.report_parts(["fig2_toy"], toy[0])))
     quoted = [(t, a) for t, a in page.sections["figure-2"] if "quoted" in a.get("class", "")]
-    assert {t for t, _ in quoted} == {"th", "td"} and "paper (quoted)" in page.text["figure-2"] and "7.25" in page.text["figure-2"]
+    assert {t for t, _ in quoted} == {"th", "td"} and "paper (quoted)" in page.text["figure-2"] and "7.25" in page.text[
+        "figure-2"]
 
 
 def test_the_stored_page_is_made_of_the_stored_artefacts(text):
     def words(t): return re.sub(r"data:image/[^']*", "", t)
-    assert words((ROOT / "figures" / "report.html").read_text(encoding="utf-8")) == words(text), "run dgnet_reproduce, or write_report, and commit figures/report.html"
+    assert words((ROOT / "figures" / "report.html").read_text(encoding="utf-8")) == words(
+        text), "run dgnet_reproduce, or write_report, and commit figures/report.html"
 
 
 def test_no_training_is_not_called_training(report):
-    assert report.training_words({"seconds": 0.7}) == "no training" and report.training_words({"seconds": 0.7, "run": "x"}) == "under a minute of training"
-    assert report.training_words({"seconds": 840.6, "run": "x"}) == "14 min of training" and report.training_words({"run": "x"}) == "training time not recorded"
+    assert (report.training_words({"seconds": 0.7}) == "no training"
+            and report.training_words({"seconds": 0.7, "run": "x"}) == "under a minute of training")
+    assert report.training_words({"seconds": 840.6, "run": "x"}) == "14 min of training" and report.training_words(
+        {"run": "x"}) == "training time not recorded"
 
 
 @pytest.mark.parametrize("value, said", [(None, "–"), (float("nan"), "–"), ("", "–"), (0, "0"), (-0.00001, "−0.0000100"), (-0.0, "0.0"), (380544, "380,544"), (136.26, "136.26"), (86.0, "86.0"),
                                          (76.33889694789241, "76.3"), (0.2305090041060751, "0.231"), (1460.7671828, "1,461"), (True, "yes"), ([1, 2.5], "1, 2.5"), (float("inf"), "∞"), ("–", "–")])
-def test_numbers_in_words(report, value, said): assert report.number_text(value) == said
+def test_numbers_in_words(report, value, said):
+    assert report.number_text(value) == said
 
 
 def test_words_of_others_are_escaped(toy, report):
@@ -175,18 +200,23 @@ def test_the_more_telling_tier_is_shown(toy, report):
     (folder / "full").mkdir()
     (folder / "full" / "fig2_toy.json").write_text(json.dumps(about | {"tier": "full"}))
     said = Page(report.report_page(report.report_parts(["fig2_toy"], folder))).text["figure-2"]
-    assert said.index("tier full") < said.index("what your own machine makes in an hour") < said.index("tier mini"), "mini beside it, below"
-    (folder / "midi").mkdir(); (folder / "midi" / "fig2_toy.json").write_text(json.dumps(about | {"tier": "midi"}))
+    assert said.index("tier full") < said.index("what your own machine makes in an hour") < said.index(
+        "tier mini"), "mini beside it, below"
+    (folder / "midi").mkdir()
+    (folder / "midi" / "fig2_toy.json").write_text(json.dumps(about | {"tier": "midi"}))
     assert "tier midi" not in Page(report.report_page(report.report_parts(["fig2_toy"], folder))).text["figure-2"]
 
 
 def test_three_tables_of_one_artefact_get_their_own_rows(report, tmp_path):
     (tmp_path / "mini").mkdir()
-    (tmp_path / "mini" / "tables6_7_8_toy.json").write_text(json.dumps({"label": "tables6_7_8_toy", "tier": "mini", "rows": {}, "provenance": {}}))
+    (tmp_path / "mini" / "tables6_7_8_toy.json").write_text(json.dumps({"label": "tables6_7_8_toy", "tier": "mini",
+                                                                        "rows": {}, "provenance": {}}))
     (tmp_path / "mini" / "tables6_7_8_toy.csv").write_text("table,layer\n6,sixth\n7,seventh\n8,eighth\n")
     page = Page(report.report_page(report.report_parts(["tables6_7_8_toy"], tmp_path)))
     words = ("sixth", "seventh", "eighth")
-    assert [[w in page.text[f"table-{n}"] for w in words] for n in (6, 7, 8)] == [[True, False, False], [False, True, False], [False, False, True]]
+    assert [[w in page.text[f"table-{n}"] for w in words] for n in (6, 7, 8)] == [[True, False, False],
+                                                                                  [False, True, False], [False, False,
+                                                                                                         True]]
 
 
 def test_a_large_page_is_packed(toy, report, monkeypatch):
@@ -203,7 +233,9 @@ def test_a_large_page_is_packed(toy, report, monkeypatch):
 def test_a_broken_file_is_named(toy, report, name, content):
     folder, _ = toy
     (folder / "mini" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(folder / 'mini' / name))} is no readable artefact: .*git checkout"): report.write_report(folder / "report.html", ["fig2_toy"], folder)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(folder / 'mini' / name))} is no readable artefact: .*git "
+                       r"checkout"):
+        report.write_report(folder / "report.html", ["fig2_toy"], folder)
     assert not (folder / "report.html").exists(), "no half page"
 
 
@@ -213,53 +245,67 @@ def test_the_command_answers_a_broken_artefact_in_one_line(toy, report, labels, 
     (folder / "mini" / f"{labels[0]}.json").write_text("{")
     monkeypatch.setattr(R, "choose_notebooks", lambda *prefixes: [])
     monkeypatch.setattr(R, "refresh_readme", lambda path: "")
-    monkeypatch.setattr(R, "write_report", lambda path, names: report.write_report(folder / "report.html", names, folder))
+    monkeypatch.setattr(R, "write_report", lambda path, names: report.write_report(folder / "report.html", names,
+                                                                                   folder))
     assert R.reproduce_cli([]) == 2
     said = capsys.readouterr().err
     assert said.startswith("dgnet_reproduce: ") and f"{labels[0]}.json" in said and "Traceback" not in said
 
-
 # --- the form of the page -------------------------------------------------------------------------------------------
+
 
 def test_nothing_is_loaded_from_anywhere(page, text):
     for tag, a in page.tags:
-        for key in ("src", "srcset", "data", "poster", "action", "background"): assert a.get(key, "data:").startswith("data:"), (tag, key)
+        for key in ("src", "srcset", "data", "poster", "action", "background"):
+            assert a.get(key, "data:").startswith("data:"), (tag, key)
         assert tag not in ("link", "iframe", "object", "embed", "base") and not (tag == "script" and "src" in a)
-        if "href" in a: assert tag == "a" and re.match(r"#|https://arxiv\.org/", a["href"])
+        if "href" in a:
+            assert tag == "a" and re.match(r"#|https://arxiv\.org/", a["href"])
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
-    assert "default-src 'none'" in next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in next(a["content"] for t, a in page.tags if t == "meta"
+                                        and a.get("http-equiv") == "Content-Security-Policy")
 
 
 def test_the_page_is_well_formed_and_accessible(page):
     tags = page.tags
-    assert ("html", {"lang": "en"}) in tags and any(t == "meta" and a.get("name") == "viewport" and "width=device-width" in a["content"] for t, a in tags)
+    assert ("html", {"lang": "en"}) in tags and any(t == "meta" and a.get("name") == "viewport"
+                                                    and "width=device-width" in a["content"] for t, a in tags)
     levels = [int(t[1]) for t, _ in tags if re.fullmatch(r"h[1-6]", t)]
     assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:]))
     ids = [a["id"] for _, a in tags if "id" in a]
     assert len(ids) == len(set(ids))
-    named = {a[k] for _, a in tags for k in ("aria-labelledby",) if k in a} | {a["href"][1:] for t, a in tags if t == "a" and a["href"].startswith("#")}
+    named = {a[k] for _, a in tags for k in ("aria-labelledby",) if k in a} | {a["href"][1:] for t, a in tags
+                                                                               if t == "a" and a["href"].startswith(
+                                                                                   "#")}
     assert named <= set(ids)
-    assert all(len(a.get("alt", "")) > 20 and a["width"].isdigit() and a["height"].isdigit() for t, a in tags if t == "img")
-    assert all(a.get("scope") in ("col", "row") for t, a in tags if t == "th") and {t for t, _ in tags} >= {"main", "nav", "header", "caption"}
+    assert all(len(a.get("alt", "")) > 20 and a["width"].isdigit() and a["height"].isdigit() for t, a in tags
+               if t == "img")
+    assert all(a.get("scope") in ("col", "row") for t, a in tags if t == "th") and {t for t, _ in tags} >= {"main",
+                                                                                                            "nav",
+                                                                                                            "header",
+                                                                                                            "caption"}
 
 
 def test_the_page_is_small_and_styled_for_light_dark_print_and_small_screens(text):
     assert len(text.encode()) <= 3_000_000
-    for rule in ("prefers-color-scheme:dark", "@media print", "max-width:40rem", "color-scheme:light dark", "overflow-x:auto"): assert rule in text
+    for rule in ("prefers-color-scheme:dark", "@media print", "max-width:40rem", "color-scheme:light dark",
+                 "overflow-x:auto"):
+        assert rule in text
     assert "aria-sort" in text.partition("<script>")[2] and "localeCompare" in text, "the sorting script"
 
-
 # --- the README -----------------------------------------------------------------------------------------------------
+
 
 def test_readme_is_filled_between_marks(toy, report):
     folder, _ = toy
     (folder / "mini" / "fig2_toy.md").write_text("| name |\n")
     note = folder / "README.md"
-    note.write_text("a <!-- artefact: fig2_toy --><!-- end --> b <!-- artefact: mini/fig2_toy -->x\ny<!-- end --> c <!-- artefact: nothing -->kept<!-- end --> d")
+    note.write_text("a <!-- artefact: fig2_toy --><!-- end --> b <!-- artefact: mini/fig2_toy -->x\ny<!-- end --> c "
+                    "<!-- artefact: nothing -->kept<!-- end --> d")
     text = report.refresh_readme(note, folder)
-    assert text == note.read_text() and text.count("*Tier mini, rendered people, an abacus, 2 min of training.*") == 2 and text.count("| name |") == 2
+    assert text == note.read_text() and text.count(
+        "*Tier mini, rendered people, an abacus, 2 min of training.*") == 2 and text.count("| name |") == 2
     assert "<!-- artefact: nothing -->kept<!-- end --> d" in text and "x\ny" not in text
-
 
 # --- in a browser, where there is one -------------------------------------------------------------------------------
 
@@ -289,7 +335,6 @@ parent.postMessage(JSON.stringify({width: innerWidth, overflow: rootbox.scrollWi
   broken: all("main img").filter(i => !i.naturalWidth).map(i => i.alt)}), "*");
 });</script>"""
 
-
 # chromium's own window is never narrower than 500 pixels; a frame in it is as narrow as it is told
 FRAME = """<!doctype html><body><iframe src="page.html" style="width: WIDTHpx; height: 850px; border: 0"></iframe>
 <script>addEventListener("message", e => document.body.dataset.probe = e.data);</script></body>"""
@@ -299,10 +344,12 @@ def browse(text: str, width: int, folder: Path) -> tuple:
     "What the probe found and what the console said."
     (folder / "page.html").write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     (folder / "frame.html").write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900", "--enable-logging=stderr", "--v=0",
-               "--virtual-time-budget=3000", "--dump-dom", (folder / "frame.html").as_uri()]
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+               "--window-size=1400,900", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000", "--dump-dom",
+               (folder / "frame.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if "<iframe" not in done.stdout: pytest.skip(f"{BROWSER} does not run here: {done.stderr[-300:]}")
+    if "<iframe" not in done.stdout:
+        pytest.skip(f"{BROWSER} does not run here: {done.stderr[-300:]}")
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert found, f"the page did not answer: {done.stderr[-2000:]}"
     return json.loads(html.unescape(found[1])), [l for l in done.stderr.splitlines() if "CONSOLE" in l]
@@ -314,12 +361,15 @@ def test_in_a_browser_it_fits_sorts_zooms_and_is_silent(text, tmp_path, width):
     found, console = browse(text, width, tmp_path)
     assert console == [] and found["width"] == width
     assert found["overflow"] == 0 and found["sized"] == [], "only boxes that scroll may be wider than the window"
-    assert found["wrong"] == [] and found["tables"] > 5 and found["broken"] == [] and found["zoom"] == [True, True, True]
+    assert found["wrong"] == [] and found["tables"] > 5 and found["broken"] == [] and found["zoom"] == [True, True,
+                                                                                                        True]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here")
 def test_the_browser_would_notice(toy, report, tmp_path):
     text = report.report_page(report.report_parts(["fig2_toy"], toy[0]))
-    bad = text.replace("<main id='main'>", "<main id='main'><div style='width: 3000px'>wide</div><img alt='' src='data:image/png;base64,AAAA'><img alt='' src='https://example.invalid/a.png'>")
+    bad = text.replace("<main id='main'>", "<main id='main'><div style='width: 3000px'>wide</div><img alt='' "
+                       "src='data:image/png;base64,AAAA'><img alt='' src='https://example.invalid/a.png'>")
     found, console = browse(bad.replace("a - b", "b - a"), 400, tmp_path)
-    assert found["overflow"] > 2000 and len(found["broken"]) == 2 and found["wrong"] and any("Content Security Policy" in l for l in console)
+    assert found["overflow"] > 2000 and len(found["broken"]) == 2 and found["wrong"] and any(
+        "Content Security Policy" in l for l in console)

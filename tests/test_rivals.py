@@ -13,7 +13,8 @@ def photos():
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(8).repeat_interleave(6)
     colour = torch.randint(40, 216, (8, 3, 1, 1), generator=g)[labels]
-    return (colour + torch.randint(-40, 40, (48, 3, 64, 32), generator=g)).to(torch.uint8), labels, torch.rand(48, 14, 2, generator=g) * torch.tensor([32.0, 64.0])
+    return ((colour + torch.randint(-40, 40, (48, 3, 64, 32), generator=g)).to(torch.uint8), labels,
+            torch.rand(48, 14, 2, generator=g) * torch.tensor([32.0, 64.0]))
 
 
 def config(**changes):
@@ -21,8 +22,8 @@ def config(**changes):
     return make_config("smoke", **{**SIZE, **changes})
 
 
-def same(one, two): return all(torch.equal(v, w) for v, w in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
-
+def same(one, two):
+    return all(torch.equal(v, w) for v, w in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 both = pytest.mark.parametrize("kind", ["lsgan", "pose"])
 
@@ -32,7 +33,8 @@ def test_pictures_have_the_size_of_the_photos(size):
     from dgnet.other_gans import Critic, make_gan
     cfg = config(height=size[0], width=size[1])
     g = torch.Generator().manual_seed(0)
-    x, joints = torch.randint(0, 256, (3, 3, *size), generator=g).to(torch.uint8), torch.rand(3, 14, 2, generator=g) * size[1]
+    x, joints = torch.randint(0, 256, (3, 3, *size), generator=g).to(torch.uint8), torch.rand(3, 14, 2,
+                                                                                              generator=g) * size[1]
     assert make_gan("lsgan", cfg).eval().generate(3).shape == (3, 3, *size)
     assert make_gan("pose", cfg).eval().generate(x, joints).shape == (3, 3, *size)
     assert Critic(*size, 4)(torch.randn(3, 3, *size))[0].shape == (3, 1, 1, 1)
@@ -61,13 +63,15 @@ def test_lsgan_does_not_look_at_labels_and_draws_the_same_for_one_seed(photos):
     images, labels, joints = photos
     net = train_gan("lsgan", images, labels, None, config())
     assert same(net, train_gan("lsgan", images, labels.flip(0), joints, config()))
-    assert torch.equal(net.generate(5, seed=2), net.generate(5, seed=2)) and not torch.equal(net.generate(5, seed=2), net.generate(5, seed=3))
+    assert torch.equal(net.generate(5, seed=2), net.generate(5, seed=2)) and not torch.equal(net.generate(5, seed=2),
+                                                                                             net.generate(5, seed=3))
 
 
 def test_the_loss_of_pose_falls(photos):
     from dgnet.other_gans import train_gan
     told = []
-    train_gan("pose", *photos, config(rival_iter=60), report=lambda clock, losses: told.append((clock, losses["rival"])), every=1)
+    train_gan("pose", *photos, config(rival_iter=60), report=lambda clock,
+              losses: told.append((clock, losses["rival"])), every=1)
     assert [c.it for c, _ in told] == list(range(1, 61)) and told[-1][0].n_iter == 60
     assert sum(v for _, v in told[-10:]) < 0.8 * sum(v for _, v in told[:10])
 
@@ -79,7 +83,8 @@ def test_each_optimiser_moves_its_own_network_only(photos, monkeypatch):
     def watch(losses, w, *optimisers):
         before = [[p.clone() for p in net.parameters()] for net in (state.net, state.critic)]
         kept(losses, w, *optimisers)
-        moved.append([any(not torch.equal(p, q) for p, q in zip(old, net.parameters())) for old, net in zip(before, (state.net, state.critic))])
+        moved.append([any(not torch.equal(p, q) for p, q in zip(old, net.parameters())) for old,
+                      net in zip(before, (state.net, state.critic))])
     monkeypatch.setattr(V, "descend", watch)
     V.gan_step(state, photos[0], photos[2])
     assert moved == [[False, True], [True, False]], "first the critic alone, then the generator alone"
@@ -90,47 +95,62 @@ def test_joints_are_the_renderers(tmp_path):
     from dgnet.other_gans import read_joints
     from dgnet.renderer import render
     from dgnet.synthetic import read_factors, write_domain
-    root = write_domain("market", tmp_path, n_train_ids=3, n_test_ids=3, n_val_ids=2, images_per_id=4, test_images_per_id=4)
+    root = write_domain("market", tmp_path, n_train_ids=3, n_test_ids=3, n_val_ids=2, images_per_id=4,
+                        test_images_per_id=4)
     train = load_dataset("market", root).train
     there = render(*read_factors(root).lookup(train.paths), 64, 32).joints
     assert torch.allclose(read_joints(root, train.paths, 64, 32), there, atol=1e-3)
-    assert torch.allclose(read_joints(root, train.paths, 128, 64), 2 * there, atol=1e-3), "the same places in larger photos"
+    assert torch.allclose(read_joints(root, train.paths, 128, 64), 2 * there,
+                          atol=1e-3), "the same places in larger photos"
 
 
 def test_refusals_name_the_remedy(photos, tmp_path):
     from dgnet.other_gans import make_gan, read_joints, train_gan
     images, labels, joints = photos
-    with pytest.raises(ValueError, match="there are lsgan, pose"): make_gan("fd-gan", config())
-    with pytest.raises(ValueError, match="do not halve down"): make_gan("lsgan", config(height=96, width=48))
-    with pytest.raises(ValueError, match="come without joints.*kind='lsgan'"): read_joints(tmp_path, [], 64, 32)
+    with pytest.raises(ValueError, match="there are lsgan, pose"):
+        make_gan("fd-gan", config())
+    with pytest.raises(ValueError, match="do not halve down"):
+        make_gan("lsgan", config(height=96, width=48))
+    with pytest.raises(ValueError, match="come without joints.*kind='lsgan'"):
+        read_joints(tmp_path, [], 64, 32)
     for wrong in (None, joints[:5]):
-        with pytest.raises(ValueError, match="needs the joints of all 48 photos.*read_joints"): train_gan("pose", images, labels, wrong, config())
+        with pytest.raises(ValueError, match="needs the joints of all 48 photos.*read_joints"):
+            train_gan("pose", images, labels, wrong, config())
 
 
 def test_a_checkpoint_of_something_else_is_refused(photos, tmp_path):
     from dgnet.other_gans import train_gan
     train_gan("lsgan", *photos, config(), tmp_path, stop_at=2)
     for kind, cfg in (("pose", config()), ("lsgan", replace(config(), seed=5))):
-        with pytest.raises(ValueError, match="this checkpoint belongs to.*folder of its own, or delete"): train_gan(kind, *photos, cfg, tmp_path)
+        with pytest.raises(ValueError, match="this checkpoint belongs to.*folder of its own, or delete"):
+            train_gan(kind, *photos, cfg, tmp_path)
     (tmp_path / "state.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="not a readable checkpoint.*Delete it"): train_gan("lsgan", *photos, config(), tmp_path)
+    with pytest.raises(ValueError, match="not a readable checkpoint.*Delete it"):
+        train_gan("lsgan", *photos, config(), tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(photos, monkeypatch):
     import dgnet.rivals as V
     monkeypatch.setattr(V, "l_img", lambda x, x_hat: (x_hat - x).abs().mean() * float("nan"))
-    with pytest.raises(FloatingPointError, match="training stopped"): V.train_gan("pose", *photos, config(), every=1)
+    with pytest.raises(FloatingPointError, match="training stopped"):
+        V.train_gan("pose", *photos, config(), every=1)
 
 
 def test_get_rival_trains_once_and_refuses_photographs(tmp_path, monkeypatch):
     import dgnet.runs as R
-    monkeypatch.setattr(R, "LOCAL", tmp_path); monkeypatch.setenv("DGNET_DEVICE", "cpu")
-    R._PHOTOS.clear(); R._loaded.cache_clear()
+    monkeypatch.setattr(R, "LOCAL", tmp_path)
+    monkeypatch.setenv("DGNET_DEVICE", "cpu")
+    R._PHOTOS.clear()
+    R._loaded.cache_clear()
     first = R.get_gan("smoke", kind="pose")
-    assert first.folder.name == R.run_key(R.make_config("smoke", method="pose")) and {p.name for p in first.folder.iterdir()} == {"lock", "done.json", "rival.pt"}
+    assert (first.folder.name == R.run_key(R.make_config("smoke", method="pose"))
+            and {p.name for p in first.folder.iterdir()} == {"lock", "done.json", "rival.pt"})
     monkeypatch.setattr(R, "train_rival", None)   # calling it would fail
     assert same(first.net, R.get_gan("smoke", kind="pose").net)
     world = first.data.root
-    (world / "factors.csv").unlink(); R._PHOTOS.clear()
-    with pytest.raises(ValueError, match="come without joints"): R.get_gan("smoke", kind="pose", path=world)
-    R._PHOTOS.clear(); R._loaded.cache_clear()
+    (world / "factors.csv").unlink()
+    R._PHOTOS.clear()
+    with pytest.raises(ValueError, match="come without joints"):
+        R.get_gan("smoke", kind="pose", path=world)
+    R._PHOTOS.clear()
+    R._loaded.cache_clear()

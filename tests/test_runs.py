@@ -26,19 +26,23 @@ def runs(tmp_path_factory):
     R.LOCAL, os.environ["DGNET_DEVICE"] = tmp_path_factory.mktemp("local"), "cpu"
     yield R
     R.LOCAL = was
-    if device is None: del os.environ["DGNET_DEVICE"]
-    else: os.environ["DGNET_DEVICE"] = device
-    R._PHOTOS.clear(); R._loaded.cache_clear()
+    if device is None:
+        del os.environ["DGNET_DEVICE"]
+    else:
+        os.environ["DGNET_DEVICE"] = device
+    R._PHOTOS.clear()
+    R._loaded.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def run(runs): return runs.get_run("smoke")
+def run(runs):
+    return runs.get_run("smoke")
 
 
 def never(*args): raise AssertionError("something was trained")
 
-
 # --- get_run --------------------------------------------------------------------------------------------------------
+
 
 def test_the_second_call_trains_nothing_and_gets_the_same_weights(runs, run, monkeypatch):
     for name in ("fit", "train_teacher"): monkeypatch.setattr(runs, name, never)
@@ -51,11 +55,13 @@ def test_the_second_call_trains_nothing_and_gets_the_same_weights(runs, run, mon
 def test_a_finished_run_holds_what_it_should(runs, run):
     from dgnet.config import make_config, run_key
     assert run.folder.name == run_key(make_config("smoke"))
-    assert {p.name for p in run.folder.iterdir()} - {"lock"} == {"done.json", "log.csv", "model.safetensors"}, "no checkpoint is left over"
+    assert {p.name for p in run.folder.iterdir()} - {"lock"} == {"done.json", "log.csv",
+                                                                 "model.safetensors"}, "no checkpoint is left over"
     assert not run.model.training and not run.teacher.training and run.log.it.iloc[-1] == run.config.n_iter
     assert run.model.classes == sorted(set(run.data.train.ids)) and len(run.model.classes) == run.model.n_ids
     assert 0 < run.model.metrics["both"]["mAP"] <= 1 and run.model.metrics["losses"]["it"] == run.config.n_iter
-    assert {"seconds", "teacher_seconds", "device", "seed", "run", "recipe", "source", "iterations"} <= set(run.provenance)
+    assert {"seconds", "teacher_seconds", "device", "seed", "run", "recipe", "source",
+            "iterations"} <= set(run.provenance)
     assert str(runs.LOCAL) not in json.dumps(run.provenance, default=str), "provenance names no path of this machine"
 
 
@@ -67,7 +73,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(runs, run, monkeypatch):
         real(*args, **kw, stop_at=stop_at or 5)
         if not stop_at: raise KeyboardInterrupt
     monkeypatch.setattr(runs, "fit", killed)
-    with pytest.raises(KeyboardInterrupt): runs.get_run("smoke", **part)
+    with pytest.raises(KeyboardInterrupt):
+        runs.get_run("smoke", **part)
     folder = runs.LOCAL / "runs" / runs.run_key(make_config("smoke", **part))
     assert (folder / "state.pt").exists() and not (folder / "done.json").exists()
     monkeypatch.setattr(runs, "fit", real)
@@ -75,7 +82,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(runs, run, monkeypatch):
     for where in (folder, runs.start_folder(make_config("smoke", **part))):
         for f in where.iterdir(): f.unlink()
     straight = runs.get_run("smoke", **part)
-    assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), straight.model.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(),
+                                                 straight.model.state_dict().values()))
 
 
 def weights(run): return run.model.state_dict().values()
@@ -85,7 +93,9 @@ def test_a_run_that_takes_over_anothers_beginning_is_the_run_it_would_have_been(
     part = {"seed": 5, "alpha": 0.4, "soft_label": "lsro"}
     runs.get_run("smoke", seed=5)
     first, real = [], runs.fit
-    def counted(state, *args, **kw): first.append(state.it); return real(state, *args, **kw)
+    def counted(state, *args, **kw):
+        first.append(state.it)
+        return real(state, *args, **kw)
     monkeypatch.setattr(runs, "fit", counted)
     taken_over = runs.get_run("smoke", **part)
     assert first == [3, 3], "three iterations, up to the warm-up, were there"
@@ -103,53 +113,63 @@ def test_a_learning_curve_does_not_touch_the_run(runs, run, monkeypatch, tmp_pat
     monkeypatch.setenv("DGNET_CURVE", "2")
     marked = runs.get_run("smoke")
     curve = pd.read_csv(marked.folder / "curve.csv")
-    assert list(curve.it) == [5, 10] and {"prim rank1", "both mAP", "seconds"} <= set(curve) and curve["both mAP"].between(0, 1).all()
+    assert list(curve.it) == [5, 10] and {"prim rank1", "both mAP",
+                                          "seconds"} <= set(curve) and curve["both mAP"].between(0, 1).all()
     assert all(torch.equal(a, b) for a, b in zip(weights(run), weights(marked)))
 
 
 def test_offline_learns_from_a_store_and_leaves_the_generator_alone(runs, run):
     offline = runs.get_run("smoke", offline=True)
-    fresh = runs.TrainState(run.config, run.model.n_ids, torch.from_numpy(runs.relabel(run.data.train.ids)), run.teacher.backbone).model
-    assert all(torch.equal(a, b) for a, b in zip(offline.model.G.state_dict().values(), fresh.G.state_dict().values())), "G is as it was born"
+    fresh = runs.TrainState(run.config, run.model.n_ids, torch.from_numpy(runs.relabel(run.data.train.ids)),
+                            run.teacher.backbone).model
+    assert all(torch.equal(a, b) for a, b in zip(offline.model.G.state_dict().values(),
+                                                 fresh.G.state_dict().values())), "G is as it was born"
     assert offline.log.prim.iloc[-1] > 0 and offline.log.img1.isna().all(), "fed, and nothing drawn"
     store = runs.fill_store(run.model, run.data, run.config, copies=2)
     assert len(store.x_ij) == 2 * run.data.train.n and store.x_ij.dtype == torch.uint8
-    assert torch.equal(store.y_i, torch.from_numpy(runs.relabel(run.data.train.ids)).repeat(2)) and not torch.equal(store.y_i, store.y_j)
+    assert torch.equal(store.y_i, torch.from_numpy(runs.relabel(run.data.train.ids)).repeat(2)) and not torch.equal(
+        store.y_i, store.y_j)
 
 
 def test_runs_that_differ_in_training_only_share_the_teacher(runs, run, monkeypatch):
     monkeypatch.setattr(runs, "train_teacher", never)
     control = runs.get_run("smoke", generate=False)
     assert control.folder != run.folder
-    assert all(torch.equal(a, b) for a, b in zip(control.teacher.state_dict().values(), run.teacher.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(control.teacher.state_dict().values(),
+                                                 run.teacher.state_dict().values()))
 
 
 def test_a_weak_teacher_is_refused_with_the_remedy(runs, run):
-    with pytest.raises(runs.WeakTeacher, match="below the 200% .*teacher_iter.*teacher_gate"): runs.get_run("smoke", teacher_gate=2.0)
+    with pytest.raises(runs.WeakTeacher, match="below the 200% .*teacher_iter.*teacher_gate"):
+        runs.get_run("smoke", teacher_gate=2.0)
 
 
 def test_where_there_is_no_synthetic_world_the_message_says_how_to_give_photos(runs):
-    with pytest.raises(ValueError, match="no synthetic folder.*--data folder=FOLDER"): runs.get_run("smoke", "folder")
+    with pytest.raises(ValueError, match="no synthetic folder.*--data folder=FOLDER"):
+        runs.get_run("smoke", "folder")
 
 
 def test_two_processes_ask_at_once_and_get_the_same_run(tmp_path):
     here = Path(__file__).resolve().parent.parent
-    env = {**os.environ, "DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1", "DGNET_DEVICE": "cpu"}
-    asked = [subprocess.Popen([sys.executable, "-c", ASK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    env = {**os.environ, "DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1",
+           "DGNET_DEVICE": "cpu"}
+    asked = [subprocess.Popen([sys.executable, "-c", ASK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) for _ in range(2)]
     answers = [p.communicate(timeout=600) for p in asked]
     assert [p.returncode for p in asked] == [0, 0], answers
     one, two = (json.loads(out.splitlines()[-1]) for out, _ in answers)
     assert one["weights"] == two["weights"] and one["key"] == two["key"]
     assert min(one["said"], two["said"]) == 0 < max(one["said"], two["said"]), "one trained, the other waited"
 
-
 # --- plan and progress ----------------------------------------------------------------------------------------------
+
 
 def test_a_plan_counts_shared_runs_once(runs, run):
     a = runs.Recipe("a", (("market", {}), ("market", {"alpha": 0.4})))
     b = runs.Recipe("b", (("market", {"alpha": 0.4}), ("duke", {})))
     jobs = runs.plan_runs([a, b], "smoke", {})
-    assert [(j.dataset, j.changes) for j in jobs] == [("market", {"alpha": 0.4}), ("duke", {})], "the finished run is not in it"
+    assert [(j.dataset, j.changes) for j in jobs] == [("market", {"alpha": 0.4}),
+                                                      ("duke", {})], "the finished run is not in it"
     assert runs.plan_runs([runs.Recipe("c", ())], "smoke", {}) == []
 
 
@@ -157,11 +177,15 @@ def test_tasks_go_side_by_side_but_not_with_those_they_must_wait_for(runs):
     import threading, time
     at_work, seen, lock = set(), [], threading.Lock()
     def do(task):
-        with lock: at_work.add(task); seen.append(set(at_work))
+        with lock:
+            at_work.add(task)
+            seen.append(set(at_work))
         time.sleep(0.3)
-        with lock: at_work.discard(task)
+        with lock:
+            at_work.discard(task)
     runs.side_by_side(["a1", "a2", "b1"], 2, do, apart=lambda t, r: t[0] == r[0])
-    assert {"a1", "b1"} in seen and not any({"a1", "a2"} <= s for s in seen) and set().union(*seen) == {"a1", "a2", "b1"}
+    assert {"a1", "b1"} in seen and not any({"a1", "a2"} <= s for s in seen) and set().union(*seen) == {"a1", "a2",
+                                                                                                        "b1"}
     order = []
     runs.side_by_side([3, 1, 2], 1, order.append)
     assert order == [3, 1, 2], "alone, one after the other"
@@ -169,17 +193,22 @@ def test_tasks_go_side_by_side_but_not_with_those_they_must_wait_for(runs):
 
 def test_a_worker_trains_and_tells_and_its_failure_has_a_reason(runs, tmp_path, monkeypatch):
     here = Path(__file__).resolve().parent.parent
-    for name, value in {"DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "DGNET_DEVICE": "cpu"}.items(): monkeypatch.setenv(name, value)
+    for name, value in {"DGNET_ROOT": str(tmp_path), "PYTHONPATH": str(here), "DGNET_DEVICE": "cpu"}.items():
+        monkeypatch.setenv(name, value)
     told, task = [], {"tier": "smoke", "dataset": "duke", "path": None, "changes": {"n_iter": 10}}
     assert runs.call_worker(task, told.append) == "trained" and not runs.WORKERS
-    assert any("rendered" in t for t in told) and told[-2]["clock"][0] == 10 and set(told[-2]["losses"]) >= {"img1", "id_s"}
+    assert any("rendered" in t for t in told) and told[-2]["clock"][0] == 10 and set(told[-2]["losses"]) >= {"img1",
+                                                                                                             "id_s"}
     assert len(list((tmp_path / "local" / "runs").glob("duke-smoke-*/done.json"))) == 3, "a teacher, a beginning, a run"
-    with pytest.raises(RuntimeError, match="below the 200%"): runs.call_worker(task | {"changes": {"teacher_gate": 2.0}}, told.append)
-    with pytest.raises(RuntimeError, match="no field nonsense"): runs.call_worker(task | {"changes": {"nonsense": 1}}, told.append)
+    with pytest.raises(RuntimeError, match="below the 200%"):
+        runs.call_worker(task | {"changes": {"teacher_gate": 2.0}}, told.append)
+    with pytest.raises(RuntimeError, match="no field nonsense"):
+        runs.call_worker(task | {"changes": {"nonsense": 1}}, told.append)
 
 
 def test_one_run_that_fails_does_not_stop_the_others(runs, run, capsys):
-    jobs = runs.plan_runs([runs.Recipe("a", (("market", {"teacher_gate": 2.0}), ("market", {"seed": 11})))], "smoke", {})
+    jobs = runs.plan_runs([runs.Recipe("a", (("market", {"teacher_gate": 2.0}), ("market", {"seed": 11})))], "smoke",
+                          {})
     failed = runs.train_all(jobs, "smoke")
     assert list(failed) == [runs.run_key(jobs[0].config)] and "below the 200%" in failed[runs.run_key(jobs[0].config)]
     assert runs.read_done(runs.LOCAL / "runs" / runs.run_key(jobs[1].config))
@@ -190,7 +219,8 @@ def test_with_real_photos_only_the_folders_runs_are_needed_as_the_notebook_asks_
     assert n.needs({}) == list(n.runs) and n.needs({"market": "/x"}) == [("market", {"hold_out": 100})]
     fig8 = next(r for r in runs.NOTEBOOKS if r.stem.startswith("fig8"))
     assert all(c["hold_out"] == 100 for _, c in fig8.needs({"duke": "/x"})) and len(fig8.needs({"duke": "/x"})) == 5
-    assert [d for d, _ in fig8.needs({"market": "/x"})] == ["market"] * 5 and [d for d, _ in fig8.needs({})] == ["duke"] * 5, "the notebook takes the first folder given"
+    assert ([d for d, _ in fig8.needs({"market": "/x"})] == ["market"] * 5
+            and [d for d, _ in fig8.needs({})] == ["duke"] * 5), "the notebook takes the first folder given"
 
 
 def test_the_progress_line_counts_down(runs):
@@ -212,15 +242,18 @@ def test_the_progress_line_counts_down(runs):
     assert both.left(61.0) == pytest.approx(60 / 5 * max(7.5, 2 * 5)), "two at a time, but the longest cannot be halved"
     shared = runs.Job("market", {"alpha": 0.4}, runs.make_config("smoke"), 0, shared=3)
     assert shared.cost == pytest.approx(7) and shared.spent(3) == 0, "what another run has done costs nothing"
-    out.truncate(0); out.seek(0)
+    out.truncate(0)
+    out.seek(0)
     progress = runs.Progress(jobs, stream=out)
-    progress.report(0, runs.Clock(10, 10, 120.0), {"img1": 1.0}); progress.finish(0)
+    progress.report(0, runs.Clock(10, 10, 120.0), {"img1": 1.0})
+    progress.finish(0)
     progress.report(1, runs.Clock(10, 10, 24.0), {"id_s": 2.0})
     first, second = out.getvalue().splitlines()
-    assert first.startswith("[0 of 2 done] market DG-Net 10/10 img1 1.00 · ") and second.startswith("[1 of 2 done] market control 10/10 id_s 2.00 · ")
-
+    assert first.startswith("[0 of 2 done] market DG-Net 10/10 img1 1.00 · ") and second.startswith(
+        "[1 of 2 done] market control 10/10 id_s 2.00 · ")
 
 # --- the command ----------------------------------------------------------------------------------------------------
+
 
 def test_prefixes_choose_notebooks(runs):
     assert [n.stem for n in runs.choose(["table3"])] == ["table3_features"]
@@ -242,13 +275,15 @@ def test_mistakes_get_a_message_and_exit_code_2(runs, capsys, tmp_path, args, sa
 
 
 def test_an_unknown_tier_is_refused_by_the_parser(runs, capsys):
-    with pytest.raises(SystemExit) as e: runs.reproduce_cli(["--tier", "huge"])
+    with pytest.raises(SystemExit) as e:
+        runs.reproduce_cli(["--tier", "huge"])
     assert e.value.code == 2 and "invalid choice" in capsys.readouterr().err
 
 
 def notebook(path, tags):
     path.parent.mkdir(parents=True, exist_ok=True)
-    cell = {"cell_type": "code", "id": "a", "metadata": {"tags": tags} if tags else {}, "source": ["tier = 'mini'"], "outputs": [], "execution_count": None}
+    cell = {"cell_type": "code", "id": "a", "metadata": {"tags": tags} if tags else {}, "source": ["tier = 'mini'"],
+            "outputs": [], "execution_count": None}
     path.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
 
 

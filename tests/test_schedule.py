@@ -8,7 +8,8 @@ AT = (0, 30_000, 31_000, 32_000, 34_000, 60_000, 90_000)
 def at_paper_size():
     from dgnet.config import make_config
     from dgnet.schedule import loss_weights
-    def weights(key, **changes): return [loss_weights(it, make_config("paper", **changes))[key] for it in AT]
+    def weights(key, **changes):
+        return [loss_weights(it, make_config("paper", **changes))[key] for it in AT]
     return weights
 
 
@@ -44,7 +45,8 @@ def test_learning_rates_fall_twice():
     from dgnet.config import make_config
     from dgnet.schedule import lr_scale
     cfg = make_config("paper")
-    assert [lr_scale(it, cfg) for it in (*AT, 59_999, 89_999, 99_999)] == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01, 1, 0.1, 0.01])
+    assert [lr_scale(it, cfg) for it in (*AT, 59_999, 89_999, 99_999)] == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01, 1,
+                                                                                         0.1, 0.01])
 
 
 @pytest.mark.parametrize("tier", ["mini", "full"])
@@ -58,7 +60,8 @@ def test_shorter_runs_have_the_same_shape(tier):
         assert at(0)["prim"] == at(cfg.warm_up)["prim"] == 0 < cfg.lam_prim
         for done in (0.25, 0.5, 1.0):
             w = at(cfg.warm_up + done * cfg.ramp)
-            assert w["prim"] == pytest.approx(cfg.lam_prim * done) and w["fine"] == pytest.approx(cfg.alpha * cfg.lam_prim * done)
+            assert w["prim"] == pytest.approx(cfg.lam_prim * done) and w["fine"] == pytest.approx(cfg.alpha
+                                                                                                  * cfg.lam_prim * done)
             assert w["cyc"] == pytest.approx(cfg.lam_cyc * done)
         assert at(cfg.warm_up + cfg.code_ramp)["code2"] == pytest.approx(cfg.lam_code2)
         first, second = cfg.decay_at
@@ -69,7 +72,8 @@ def test_the_schedule_of_a_short_run_is_the_papers_in_fractions():
     from dgnet.config import make_config
     from dgnet.schedule import loss_weights
     paper, short = make_config("paper"), make_config("paper", n_iter=500)
-    for it in AT: assert loss_weights(it // 200, short) == pytest.approx(loss_weights(it, paper))
+    for it in AT:
+        assert loss_weights(it // 200, short) == pytest.approx(loss_weights(it, paper))
 
 
 def test_nothing_is_remembered():

@@ -1,4 +1,5 @@
-"""The models that come with the package are the models that today's code makes: their first steps, done again, write the same log."""
+"""The models that come with the package are the models that today's code makes: their first steps, done again, write
+the same log."""
 import json
 from pathlib import Path
 
@@ -26,17 +27,20 @@ def blank_but(needed, monkeypatch) -> None:
     real = synthetic._write_photos
 
     def write(root, planned, a, s, height, width, *rest):
-        for folder in {(root / p.file).parent for p in planned}: folder.mkdir(parents=True, exist_ok=True)
+        for folder in {(root / p.file).parent for p in planned}:
+            folder.mkdir(parents=True, exist_ok=True)
         black = Image.new("RGB", (width, height))
         for p in planned: black.save(root / p.file)
         rows = needed(planned)
-        real(root, [planned[k] for k in rows], synthetic.take_rows(a, rows), synthetic.take_rows(s, rows), height, width, *rest)
+        real(root, [planned[k] for k in rows], synthetic.take_rows(a, rows), synthetic.take_rows(s, rows), height,
+             width, *rest)
 
     monkeypatch.setattr(synthetic, "_write_photos", write)
 
 
 def first_steps(tier: str, dataset: str, local, monkeypatch, **changes) -> tuple:
-    "The log of a run's first steps, taken again from the start that is shipped and the teacher that is shipped with it; and what decided its rounding."
+    """The log of a run's first steps, taken again from the start that is shipped and the teacher that is shipped with
+    it; and what decided its rounding."""
     import dgnet.runs as R
     from dgnet.core import arithmetic
     from dgnet.datasets import relabel
@@ -57,14 +61,20 @@ def first_steps(tier: str, dataset: str, local, monkeypatch, **changes) -> tuple
     blank_but(needed, monkeypatch)
     data = R.get_data(cfg)
     images, labels = R.load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
-    assert [p.name for p in data.train.paths] == sorted(p.name for p in data.train.paths), "photos come in the order of their names"
+    assert [p.name for p in data.train.paths] == sorted(p.name
+                                                        for p in data.train.paths), ("photos come in the order of "
+                                                                                     "their names")
     teacher = R.get_teacher(cfg, data).net
     state = TrainState(cfg, data.n_ids, labels, teacher.backbone, maker=R.get_start(cfg).generator)
-    threads = torch.get_num_threads(); torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         fit(state, teacher.train(cfg.teacher_train), images, labels, local / "again", stop_at=STEPS)
         return pd.read_csv(local / "again" / "log.csv"), arithmetic(state.device)
-    finally: torch.set_num_threads(threads); R._PHOTOS.clear(); R._loaded.cache_clear()
+    finally:
+        torch.set_num_threads(threads)
+        R._PHOTOS.clear()
+        R._loaded.cache_clear()
 
 
 def same(again: pd.DataFrame, log: pd.DataFrame, exactly: bool) -> None:
@@ -74,8 +84,10 @@ def same(again: pd.DataFrame, log: pd.DataFrame, exactly: bool) -> None:
     for name in log.columns.drop(["it", "seconds"]):
         a, b = again[name].to_numpy(float), log[name].to_numpy(float)
         assert np.array_equal(np.isnan(a), np.isnan(b)), name
-        if exactly: np.testing.assert_array_equal(a, b, err_msg=name)
-        else: np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+        if exactly:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+        else:
+            np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
 @pytest.mark.parametrize("name", learnt())
@@ -91,9 +103,11 @@ def test_another_start_is_noticed(tmp_path):
     "The comparison above can fail."
     log = pd.DataFrame({"it": [10, 20, 30], "seconds": [1.0, 2.0, 3.0], "img1": [0.5, 0.4, 0.3], "prim": [np.nan] * 3})
     same(log[:2].assign(seconds=9.0), log, exactly=True)
-    with pytest.raises(AssertionError, match="img1"): same(log[:2].assign(img1=[0.5, 0.4001]), log, exactly=True)
+    with pytest.raises(AssertionError, match="img1"):
+        same(log[:2].assign(img1=[0.5, 0.4001]), log, exactly=True)
     same(log[:2].assign(img1=[0.5, 0.4001]), log, exactly=False)
-    with pytest.raises(AssertionError, match="img1"): same(log[:2].assign(img1=[0.5, 0.5]), log, exactly=False)
+    with pytest.raises(AssertionError, match="img1"):
+        same(log[:2].assign(img1=[0.5, 0.5]), log, exactly=False)
 
 
 @pytest.mark.skipif(not (ROOT / "figures" / "midi" / "fig1_swap_grid.json").exists(), reason="no Figure 1 from shipped weights is stored")
@@ -107,5 +121,8 @@ def test_figure_1_of_the_shipped_model_again(tmp_path, monkeypatch):
     try:
         run = R.get_run("midi", "market")
         assert run.folder.parent == R.WEIGHTS and run.provenance["run"] == stored["provenance"]["run"]
-        assert swap_report(run.model.generate, R.true_swaps(run)).ratio.value == pytest.approx(stored["rows"]["ratio"]["value"], abs=2e-3)
-    finally: R._PHOTOS.clear(); R._loaded.cache_clear()
+        assert swap_report(run.model.generate,
+                           R.true_swaps(run)).ratio.value == pytest.approx(stored["rows"]["ratio"]["value"], abs=2e-3)
+    finally:
+        R._PHOTOS.clear()
+        R._loaded.cache_clear()

@@ -14,16 +14,21 @@ def runs(tmp_path_factory):
     "`dgnet.runs` with a local folder of its own and no shipped runs."
     import dgnet.runs as R
     was, device = (R.LOCAL, R.WEIGHTS), os.environ.get("DGNET_DEVICE")
-    R.LOCAL, R.WEIGHTS, os.environ["DGNET_DEVICE"] = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp("weights"), "cpu"
+    R.LOCAL, R.WEIGHTS, os.environ["DGNET_DEVICE"] = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp(
+        "weights"), "cpu"
     yield R
     R.LOCAL, R.WEIGHTS = was
-    if device is None: del os.environ["DGNET_DEVICE"]
-    else: os.environ["DGNET_DEVICE"] = device
-    R._PHOTOS.clear(); R._loaded.cache_clear()
+    if device is None:
+        del os.environ["DGNET_DEVICE"]
+    else:
+        os.environ["DGNET_DEVICE"] = device
+    R._PHOTOS.clear()
+    R._loaded.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def run(runs): return runs.get_run("smoke", **RENDERED)
+def run(runs):
+    return runs.get_run("smoke", **RENDERED)
 
 
 def never(*args): raise AssertionError("something was trained")
@@ -31,8 +36,8 @@ def never(*args): raise AssertionError("something was trained")
 
 def equal(a, b): return all(torch.equal(v, b[k]) for k, v in a.items())
 
-
 # --- the strangers --------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("tier", ["smoke", "mini", "midi", "full", "paper"])
 def test_strangers_start_from_nothing_rendered(tier):
@@ -44,12 +49,15 @@ def test_strangers_start_from_nothing_rendered(tier):
 
 def test_the_key_knows_what_a_run_starts_from(monkeypatch):
     from dgnet import config
-    key = lambda **changes: config.run_key(config.make_config("mini", **changes))
+    def key(**changes): return config.run_key(config.make_config("mini", **changes))
     same = key()
     assert key(ea_init="teacher") != same != key(g_init="random"), "both starts can be switched off"
-    assert config.strangers_key(config.make_config("mini", es_width=4)) != config.strangers_key(config.make_config("mini")), "networks of another size have another start"
-    assert config.strangers_key(config.make_config("mini", alpha=0.4)) == config.strangers_key(config.make_config("mini")), "a switch of the method has not"
-    monkeypatch.setitem(config.PER_DATASET, ("mini", "strangers"), config.PER_DATASET["mini", "strangers"] | {"n_iter": 7})
+    assert config.strangers_key(config.make_config("mini", es_width=4)) != config.strangers_key(
+        config.make_config("mini")), "networks of another size have another start"
+    assert config.strangers_key(config.make_config("mini", alpha=0.4)) == config.strangers_key(
+        config.make_config("mini")), "a switch of the method has not"
+    monkeypatch.setitem(config.PER_DATASET, ("mini", "strangers"), config.PER_DATASET["mini", "strangers"]
+                        | {"n_iter": 7})
     assert key() != same, "other strangers, another run"
 
 
@@ -58,60 +66,76 @@ def test_a_strangers_name_is_nobodys_in_a_dataset():
     assert len({w.seed for w in WORLDS.values()}) == len(WORLDS)
     people = {w: sample_people(w, 50, 0).appearance.top_rgb for w in WORLDS}
     for w in WORLDS:
-        if w != "strangers": assert (torch.cdist(people["strangers"], people[w]) > 0).all()
-
+        if w != "strangers":
+            assert (torch.cdist(people["strangers"], people[w]) > 0).all()
 
 # --- a run that starts from them ------------------------------------------------------------------------------------
 
+
 def test_everything_starts_where_the_label_says(runs, run):
     start, cfg = runs.get_start(run.config), run.config
-    state = runs.TrainState(cfg, run.data.n_ids, torch.zeros(32, dtype=torch.int64), run.teacher.backbone, maker=start.generator)
-    assert equal(start.generator, {k: v for k, v in state.model.state_dict().items()}) and any(k.startswith("D.") for k in start.generator)
-    assert equal(run.teacher.backbone.state_dict(), state.model.E_a.backbone.state_dict()) and "rendered strangers" in state.model.E_a.init
+    state = runs.TrainState(cfg, run.data.n_ids, torch.zeros(32, dtype=torch.int64), run.teacher.backbone,
+                            maker=start.generator)
+    assert equal(start.generator, {k: v for k, v in state.model.state_dict().items()}) and any(k.startswith("D.")
+                                                                                               for k in start.generator)
+    assert equal(run.teacher.backbone.state_dict(),
+                 state.model.E_a.backbone.state_dict()) and "rendered strangers" in state.model.E_a.init
     from dgnet.teacher import TeacherState
     first = TeacherState(cfg, run.data.n_ids, torch.device("cpu"), start.backbone)
     assert equal(start.backbone.state_dict(), first.net.backbone.state_dict())
-    assert "rendered strangers" in run.provenance["E_a starts from"] and run.provenance["E_s, G and D start from"].startswith("rendered strangers")
+    assert "rendered strangers" in run.provenance["E_a starts from"] and run.provenance[
+        "E_s, G and D start from"].startswith("rendered strangers")
 
 
 def test_a_start_that_is_missing_or_not_asked_for_is_an_error(runs, run):
     from dgnet.teacher import TeacherState
     labels, start = torch.zeros(32, dtype=torch.int64), runs.get_start(run.config)
-    with pytest.raises(ValueError, match="maker"): runs.TrainState(run.config, 8, labels, run.teacher.backbone)
-    with pytest.raises(ValueError, match="maker"): runs.TrainState(runs.replace(run.config, g_init="random"), 8, labels, run.teacher.backbone, maker=start.generator)
-    with pytest.raises(ValueError, match="give `start` with it"): TeacherState(run.config, 8, torch.device("cpu"))
-    with pytest.raises(ValueError, match="another size.*D.nets"): run.model.load_generator({k: v for k, v in start.generator.items() if not k.startswith("D.")})
+    with pytest.raises(ValueError, match="maker"):
+        runs.TrainState(run.config, 8, labels, run.teacher.backbone)
+    with pytest.raises(ValueError, match="maker"):
+        runs.TrainState(runs.replace(run.config, g_init="random"), 8, labels, run.teacher.backbone,
+                        maker=start.generator)
+    with pytest.raises(ValueError, match="give `start` with it"):
+        TeacherState(run.config, 8, torch.device("cpu"))
+    with pytest.raises(ValueError, match="another size.*D.nets"):
+        run.model.load_generator({k: v for k, v in start.generator.items() if not k.startswith("D.")})
 
 
 def test_the_strangers_are_trained_once(runs, run, monkeypatch):
     monkeypatch.setattr(runs, "fit", never)
-    assert equal(runs.get_start(run.config).generator, runs.get_start(runs.replace(run.config, dataset="duke")).generator)
+    assert equal(runs.get_start(run.config).generator,
+                 runs.get_start(runs.replace(run.config, dataset="duke")).generator)
 
 
 def test_a_plan_trains_the_strangers_first(runs, run, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "LOCAL", tmp_path)
-    monkeypatch.setattr(runs, "asked_config", lambda tier, dataset="market", recipe="official", real=False, **c: runs.make_config(tier, dataset, recipe, real, **{**RENDERED, **c}))
+    monkeypatch.setattr(runs, "asked_config", lambda tier, dataset="market", recipe="official", real=False,
+                        **c: runs.make_config(tier, dataset, recipe, real, **{**RENDERED, **c}))
     jobs = runs.plan_runs(runs.choose(["fig6"]), "smoke", {})
     assert [j.dataset for j in jobs] == ["strangers", "market", "duke", "msmt17"]
-    assert all(runs._makes(j) & {runs.find_folder(runs.run_key(jobs[0].config))} for j in jobs[1:]), "nobody begins before them"
-
+    assert all(runs._makes(j) & {runs.find_folder(runs.run_key(jobs[0].config))}
+               for j in jobs[1:]), "nobody begins before them"
 
 # --- runs that come with the package --------------------------------------------------------------------------------
+
 
 def test_a_shipped_run_is_found_and_not_trained(runs, run, monkeypatch, tmp_path):
     from dgnet.model import DGNet
     folders = [run.folder, runs.teacher_folder(run.config), runs.find_folder(runs.strangers_key(run.config))]
     monkeypatch.setattr(runs, "WEIGHTS", tmp_path / "weights")
     for f in folders: shutil.copytree(f, tmp_path / "weights" / f.name)
-    DGNet.load(run.folder / "model.safetensors").save(tmp_path / "weights" / run.folder.name / "model.safetensors", torch.float16)
+    DGNet.load(run.folder / "model.safetensors").save(tmp_path / "weights" / run.folder.name / "model.safetensors",
+                                                      torch.float16)
     monkeypatch.setattr(runs, "LOCAL", tmp_path / "local")
     with monkeypatch.context() as m:
         for name in ("fit", "train_teacher"): m.setattr(runs, name, never)
         again = runs.get_run("smoke", report=never, **RENDERED)
     assert again.folder.is_relative_to(tmp_path / "weights") and again.provenance == run.provenance
-    for k, v in run.model.state_dict().items(): assert torch.allclose(v.float(), again.model.state_dict()[k].float(), rtol=1e-3, atol=1e-4), k
+    for k, v in run.model.state_dict().items():
+        assert torch.allclose(v.float(), again.model.state_dict()[k].float(), rtol=1e-3, atol=1e-4), k
     assert not any(p.name == "lock" for p in (tmp_path / "weights").rglob("*") if p.parent.name not in {f.name for f in folders}), "nothing is written beside them"
-    assert runs.is_shipped(runs.Recipe("a", (("market", RENDERED),)), "smoke") and not runs.is_shipped(runs.Recipe("a", (("market", RENDERED), ("duke", {}))), "smoke")
+    assert (runs.is_shipped(runs.Recipe("a", (("market", RENDERED),)), "smoke")
+            and not runs.is_shipped(runs.Recipe("a", (("market", RENDERED), ("duke", {}))), "smoke"))
     assert not runs.is_shipped(runs.Recipe("a", ()), "smoke"), "a notebook without runs is made at any time"
     monkeypatch.setenv("DGNET_FRESH", "1")
     assert runs.find_folder(run.folder.name) == tmp_path / "local" / "runs" / run.folder.name, "made anew when asked to"
@@ -123,9 +147,11 @@ def test_what_is_shipped_is_shown_before_anything_is_trained(runs, monkeypatch, 
     monkeypatch.setattr(runs, "plan_runs", lambda *a: [])
     monkeypatch.setattr(runs, "train_all", lambda *a: order.append("train") or {})
     monkeypatch.setattr(runs, "run_notebook", lambda n, tier, paths, force: order.append((n.stem, tier)) or "1 s")
-    monkeypatch.setattr(runs, "refresh_readme", lambda *a: None); monkeypatch.setattr(runs, "write_report", lambda *a: runs.ROOT / "figures" / "report.html")
+    monkeypatch.setattr(runs, "refresh_readme", lambda *a: None)
+    monkeypatch.setattr(runs, "write_report", lambda *a: runs.ROOT / "figures" / "report.html")
     assert runs.reproduce("mini", ["fig1", "fig5", "fig9"], workers=1) == []
-    assert order == [("fig1_swap_grid", "midi"), ("fig5_interp_appearance", "midi"), "train", ("fig1_swap_grid", "mini"), ("fig5_interp_appearance", "mini"), ("fig9_interp_structure", "mini")]
+    assert order == [("fig1_swap_grid", "midi"), ("fig5_interp_appearance", "midi"), "train",
+                     ("fig1_swap_grid", "mini"), ("fig5_interp_appearance", "mini"), ("fig9_interp_structure", "mini")]
     said = capsys.readouterr().out
     assert said.index("2 notebooks, no training") < said.index("tier mini: 0 runs to train") and "figures/midi" in said
 
@@ -135,8 +161,8 @@ def test_fresh_reaches_the_workers(runs, monkeypatch):
     monkeypatch.setattr(runs, "reproduce", lambda *a: [])
     assert runs.reproduce_cli(["--tier", "smoke", "--fresh"]) == 0 and os.environ.pop("DGNET_FRESH") == "1"
 
-
 # --- models by name -------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def shipped(run, monkeypatch, tmp_path):
@@ -147,36 +173,50 @@ def shipped(run, monkeypatch, tmp_path):
 
 
 def test_from_pretrained(shipped, run, tmp_path, monkeypatch):
-    same = lambda m: equal(run.model.state_dict(), m.state_dict()) and not m.training
+    def same(m): return equal(run.model.state_dict(), m.state_dict()) and not m.training
     assert list(shipped.shipped_models()) == ["midi-market"] and same(shipped.DGNet.from_pretrained("midi-market"))
-    assert shipped.default_model() == shipped.pretrained_file("midi-market") and "rendered people only" in shipped.default_note()
-    assert same(shipped.DGNet.from_pretrained(run.folder)) and same(shipped.DGNet.from_pretrained(run.folder / "model.safetensors"))
+    assert shipped.default_model() == shipped.pretrained_file(
+        "midi-market") and "rendered people only" in shipped.default_note()
+    assert (same(shipped.DGNet.from_pretrained(run.folder))
+            and same(shipped.DGNet.from_pretrained(run.folder / "model.safetensors")))
     folder = run.model.save_pretrained(tmp_path / "mine")
-    assert same(shipped.DGNet.from_pretrained(folder)) and json.loads((folder / "config.json").read_text())["es_width"] == run.config.es_width
+    assert same(shipped.DGNet.from_pretrained(folder)) and json.loads((folder / "config.json").read_text())[
+        "es_width"] == run.config.es_width
     for name in ("midi-mars", tmp_path / "none" / "model.safetensors", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such file.*midi-market"): shipped.DGNet.from_pretrained(name)
-    with pytest.raises(ValueError, match="no model"): monkeypatch.setattr(shipped, "WEIGHTS", tmp_path / "empty"); shipped.default_model()
+        with pytest.raises(FileNotFoundError, match="no such file.*midi-market"):
+            shipped.DGNet.from_pretrained(name)
+    with pytest.raises(ValueError, match="no model"):
+        monkeypatch.setattr(shipped, "WEIGHTS", tmp_path / "empty")
+        shipped.default_model()
 
 
 def test_the_hub_is_asked_for_owner_and_name_only(shipped, run, monkeypatch):
     import huggingface_hub
     asked = []
-    def download(repo, file, revision=None): asked.append((repo, file, revision)); return str(run.folder / file)
+    def download(repo, file, revision=None):
+        asked.append((repo, file, revision))
+        return str(run.folder / file)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert equal(run.model.state_dict(), shipped.DGNet.from_pretrained("somebody/dgnet-market", revision="v1").state_dict())
+    assert equal(run.model.state_dict(), shipped.DGNet.from_pretrained("somebody/dgnet-market",
+                                                                       revision="v1").state_dict())
     assert asked == [("somebody/dgnet-market", "model.safetensors", "v1")]
-    for name in ("midi-market", "no-such-model", "a/b/c", run.folder): 
-        try: shipped.pretrained_file(name)
-        except FileNotFoundError: pass
+    for name in ("midi-market", "no-such-model", "a/b/c", run.folder):
+        try:
+            shipped.pretrained_file(name)
+        except FileNotFoundError:
+            pass
     assert len(asked) == 1
     def offline(*args, **kw): raise ConnectionError("no network")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(FileNotFoundError, match="not to be had from the Hugging Face Hub .ConnectionError: no network.*midi-market"): shipped.pretrained_file("somebody/dgnet")
+    with pytest.raises(FileNotFoundError, match="not to be had from the Hugging Face Hub .ConnectionError: no "
+                       "network.*midi-market"):
+        shipped.pretrained_file("somebody/dgnet")
 
 
 def test_half_the_bytes(run, tmp_path):
     from dgnet.model import DGNet
-    whole, half = run.model.save(tmp_path / "whole.safetensors"), run.model.save(tmp_path / "half.safetensors", torch.float16)
+    whole, half = run.model.save(tmp_path / "whole.safetensors"), run.model.save(tmp_path / "half.safetensors",
+                                                                                 torch.float16)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     loaded = DGNet.load(half)
     assert loaded.G.conv5.conv.weight.dtype == torch.float32
@@ -186,26 +226,31 @@ def test_half_the_bytes(run, tmp_path):
 def test_weights_of_another_network_are_refused(run, tmp_path):
     from dgnet.model import load_weights, save_weights
     file = save_weights(run.teacher, tmp_path / "teacher.safetensors")
-    with pytest.raises(ValueError, match="teacher.safetensors.*trained again"): load_weights(run.model.D, file)
+    with pytest.raises(ValueError, match="teacher.safetensors.*trained again"):
+        load_weights(run.model.D, file)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="teacher.safetensors.*cut short"): load_weights(run.teacher, file)
-
+    with pytest.raises(ValueError, match="teacher.safetensors.*cut short"):
+        load_weights(run.teacher, file)
 
 # --- mixtures of the colours ----------------------------------------------------------------------------------------
+
 
 def test_grey_things_keep_their_brightness():
     from dgnet.core import normalise
     from dgnet.structure import grey, mixed_grey
     x = torch.rand(6, 3, 8, 4)
-    assert torch.equal(mixed_grey(normalise(x), 0.0), grey(normalise(x))), "no mixture: the mean, and no random number is spent"
+    assert torch.equal(mixed_grey(normalise(x), 0.0),
+                       grey(normalise(x))), "no mixture: the mean, and no random number is spent"
     a, b = (mixed_grey(normalise(x[:, :1].expand(-1, 3, -1, -1).contiguous()), 2.0) for _ in range(2))
     assert torch.allclose(a, b, atol=1e-4), "what has no colour looks the same in every mixture"
     a, b = (mixed_grey(normalise(x), 2.0) for _ in range(2))
     assert (a - b).abs().mean() > 0.1, "what has colour does not"
-    assert torch.allclose((mixed_grey(normalise(torch.full((2000, 3, 1, 1), 0.5) + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)), 1.0)).mean(), (torch.tensor(0.6) - 0.449) / 0.226, atol=0.05), "on average it is the mean"
-
+    assert (torch.allclose((mixed_grey(normalise(torch.full((2000, 3, 1, 1), 0.5)
+                                                 + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)), 1.0)).mean(),
+                           (torch.tensor(0.6) - 0.449) / 0.226, atol=0.05)), "on average it is the mean"
 
 # --- what is shipped ------------------------------------------------------------------------------------------------
+
 
 def shipped_folders():
     from dgnet.core import WEIGHTS
@@ -221,7 +266,8 @@ def test_a_shipped_run_is_the_run_of_todays_configuration(folder):
     cfg = make_config(tier, dataset)
     teacher = f"{dataset}-{tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}"
     bound = run_key(make_config(tier, dataset, method="bound"))
-    assert folder.name in (run_key(cfg), teacher, bound), "ship it anew, or take the change of its configuration back: it would never be found"
+    assert folder.name in (run_key(cfg), teacher,
+                           bound), "ship it anew, or take the change of its configuration back: it would never be found"
 
 
 @pytest.mark.parametrize("name", [f.name for f in shipped_folders() if (f / "model.safetensors").exists()])
@@ -239,4 +285,6 @@ def test_the_package_stays_small_and_names_no_machine():
     from dgnet.core import WEIGHTS
     files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 60e6
-    assert not [f for f in files if f.suffix in (".json", ".csv", ".md") and any(w in f.read_text(encoding="utf-8") for w in ("/root", "/home", "/work/", "/tmp"))]
+    assert not [f for f in files if f.suffix in (".json", ".csv", ".md") and any(w in f.read_text(encoding="utf-8")
+                                                                                 for w in ("/root", "/home", "/work/",
+                                                                                           "/tmp"))]

@@ -1,4 +1,5 @@
-"""The swap studio without a browser: sliders move the picture, ends are the model's own swaps, uploads and errors; and no widget is stored in a notebook."""
+"""The swap studio without a browser: sliders move the picture, ends are the model's own swaps, uploads and errors; and
+no widget is stored in a notebook."""
 import io
 import json
 from datetime import datetime
@@ -25,7 +26,8 @@ def model():
 
 
 @pytest.fixture
-def people(): return torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def people():
+    return torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def photo(path: Path, k: int = 0, size=(20, 40), mode="RGB") -> Path:
@@ -45,7 +47,9 @@ def test_ends_are_the_models_own_swaps(model, people):
         by_hand = denormalise(model.G((0.75 * a[0] + 0.25 * a[1])[None], (0.4 * s[0] + 0.6 * s[1])[None]))[0]
     assert torch.allclose(m.picture(0, 1, 0.25, 0.6), by_hand, atol=1e-5)
     board = m.board(0, 1, 3)
-    assert torch.allclose(board[1], m.picture(0, 1, 0.5, 0)) and torch.allclose(board[3], m.picture(0, 1, 0, 0.5)) and len(board) == 9
+    assert torch.allclose(board[1], m.picture(0, 1, 0.5, 0)) and torch.allclose(board[3],
+                                                                                m.picture(0, 1, 0, 0.5)) and len(
+                                                                                    board) == 9
     assert len(board_figure(m, 0, 1, 3).axes) == 21
 
 
@@ -64,15 +68,25 @@ def test_sliders_and_menus_move_the_picture(model, people):
     def moved():
         seen.append(s.picture.value)
         return seen[-1] != seen[-2]
-    s.t_a.value = 0.5; assert moved()
-    s.t_s.value = 1.0; assert moved()
-    s.j.value = 2; assert moved() and s.x_j.value == png_bytes(people[2] / 255, 64)
-    s.i.value = 1; assert moved() and s.x_i.value == png_bytes(people[1] / 255, 64)
-    assert s.picture.value == png_bytes(s.mixer.picture(1, 2, 0.5, 1.0), 64) and "50% appearance and 0% structure" in s.said.value
+    s.t_a.value = 0.5
+    assert moved()
+    s.t_s.value = 1.0
+    assert moved()
+    s.j.value = 2
+    assert moved() and s.x_j.value == png_bytes(people[2] / 255, 64)
+    s.i.value = 1
+    assert moved() and s.x_i.value == png_bytes(people[1] / 255, 64)
+    assert s.picture.value == png_bytes(s.mixer.picture(1, 2, 0.5, 1.0),
+                                        64) and "50% appearance and 0% structure" in s.said.value
     s.reset.click()
     assert (s.t_a.value, s.t_s.value) == (0, 0) and s.picture.value == png_bytes(s.mixer.picture(1, 2, 0, 0), 64)
-    s.i.value = 2; s.t_a.value = 1.0; s.t_s.value = 0.35
-    still, moved = (np.asarray(Image.open(io.BytesIO(bytes(v)))).astype(int) for v in (s.picture.value, png_bytes(s.mixer.picture(2, 2, 0, 0), 64)))
+    s.i.value = 2
+    s.t_a.value = 1.0
+    s.t_s.value = 0.35
+    still, moved = (np.asarray(Image.open(io.BytesIO(bytes(v)))).astype(int) for v in (s.picture.value,
+                                                                                       png_bytes(s.mixer.picture(2, 2,
+                                                                                                                 0, 0),
+                                                                                                 64)))
     assert np.abs(still - moved).max() <= 2, "one photo twice: the sliders change nothing but the rounding"
     s.t_a.value = 7.0
     assert s.t_a.value == 1.0, "beyond the end is the end"
@@ -85,7 +99,9 @@ def test_one_photo(model, people):
     assert Image.open(io.BytesIO(s.picture.value)).size == (128, 256)
 
 
-def upload(name: str, content: bytes) -> dict: return {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content), "last_modified": datetime(2026, 1, 1)}
+def upload(name: str, content: bytes) -> dict:
+    return {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content),
+            "last_modified": datetime(2026, 1, 1)}
 
 
 def test_upload(model, people, tmp_path):
@@ -97,19 +113,23 @@ def test_upload(model, people, tmp_path):
     assert s.picture.value == png_bytes(s.mixer.picture(2, 3, 0.5, 0), 256)
     before = s.picture.value
     s.upload.value = (upload("notes.txt", b"hello"),)
-    assert s.said.value == "notes.txt: not a readable image (UnidentifiedImageError). Upload a JPEG or PNG" and s.picture.value == before and len(s.mixer.names) == 4
+    assert (s.said.value == "notes.txt: not a readable image (UnidentifiedImageError). Upload a JPEG or PNG"
+            and s.picture.value == before and len(s.mixer.names) == 4)
     s.upload.value = ()
     assert len(s.mixer.names) == 4
 
 
 def test_an_upload_is_turned_as_it_was_held(tmp_path):
-    pixels = np.zeros((8, 16, 3), np.uint8); pixels[:, :8] = 255   # the left half is white
-    exif = Image.Exif(); exif[0x0112] = 6                            # held upright, to be turned clockwise
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255   # the left half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6   # held upright, to be turned clockwise
     Image.fromarray(pixels).save(tmp_path / "t.png", exif=exif)
     x = read_upload((tmp_path / "t.png").read_bytes(), "t.png", 64, 32)
     assert x[:, :24].float().mean() > 250 and x[:, 40:].float().mean() < 5
     for content in (b"", b"\x89PNG", (tmp_path / "t.png").read_bytes()[:60]):
-        with pytest.raises(OSError, match="^x.png: not a readable image .*Upload a JPEG or PNG"): read_upload(content, "x.png", 64, 32)
+        with pytest.raises(OSError, match="^x.png: not a readable image .*Upload a JPEG or PNG"):
+            read_upload(content, "x.png", 64, 32)
 
 
 def test_photos_from_everywhere(tmp_path):
@@ -123,27 +143,48 @@ def test_photos_from_everywhere(tmp_path):
 
 
 def test_bad_input(tmp_path, model, people):
-    (tmp_path / "empty").mkdir(); (tmp_path / "bad.jpg").write_bytes(b"hello")
-    for photos, kind, said in [
-        (tmp_path / "none", FileNotFoundError, "none: no such folder"), (tmp_path / "empty", FileNotFoundError, "empty: an empty folder"), (tmp_path / "bad.jpg", NotADirectoryError, "bad.jpg: a file, not a folder"),
-        ([tmp_path / "no.jpg"], FileNotFoundError, "no.jpg: no such photo. Check the path"), ([tmp_path / "empty"], FileNotFoundError, "a folder is given by itself"), ([tmp_path / "bad.jpg"], OSError, "bad.jpg: not a readable image"),
-        ([], ValueError, "none to show. Give one photo or more"), (people.float(), ValueError, r"torch.float32 \(3, 3, 64, 32\), where uint8 \(n, 3, 64, 32\)"), (people[:, :, :8], ValueError, r"\(3, 3, 8, 32\)"),
-        (people[:0], ValueError, "with n > 0 is expected")]:
-        with pytest.raises(kind, match=said): swap_studio(model, photos)
-    with pytest.raises(ValueError, match="most=0: take one photo or more"): swap_studio(model, people, most=0)
-    with pytest.raises(ValueError, match="3 photos and 1 names"): Mixer(model, people, ["a"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.jpg").write_bytes(b"hello")
+    for photos, kind, said in [(tmp_path / "none", FileNotFoundError, "none: no such folder"),
+                               (tmp_path / "empty", FileNotFoundError, "empty: an empty folder"), (tmp_path / "bad.jpg",
+                                                                                                   NotADirectoryError,
+                                                                                                   "bad.jpg: a file, "
+                                                                                                   "not a folder"),
+                               ([tmp_path / "no.jpg"], FileNotFoundError, "no.jpg: no such photo. Check the path"),
+                               ([tmp_path / "empty"], FileNotFoundError, "a folder is given by itself"),
+                               ([tmp_path / "bad.jpg"], OSError, "bad.jpg: not a readable image"),
+                               ([], ValueError, "none to show. Give one photo or more"), (people.float(), ValueError,
+                                                                                          r"torch.float32 \(3, 3, 64, "
+                                                                                          r"32\), where uint8 \(n, 3, "
+                                                                                          r"64, 32\)"), (people[:, :,
+                                                                                                                :8],
+                                                                                                         ValueError,
+                                                                                                         r"\(3, 3, 8, "
+                                                                                                         r"32\)"),
+                               (people[:0], ValueError, "with n > 0 is expected")]:
+        with pytest.raises(kind, match=said):
+            swap_studio(model, photos)
+    with pytest.raises(ValueError, match="most=0: take one photo or more"):
+        swap_studio(model, people, most=0)
+    with pytest.raises(ValueError, match="3 photos and 1 names"):
+        Mixer(model, people, ["a"])
 
 
 def test_is_anybody_looking(monkeypatch):
     class Shell: user_ns = {}
-    monkeypatch.delenv("IN_TEST", raising=False); monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.delenv("IN_TEST", raising=False)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     assert not front_end(), "plain Python"
     monkeypatch.setattr(dgnet.studio, "get_ipython", Shell)
     assert not front_end(), "a kernel alone"
-    monkeypatch.setenv("JPY_SESSION_NAME", "x.ipynb"); assert front_end()
-    monkeypatch.setenv("IN_TEST", "1"); assert not front_end()
-    monkeypatch.delenv("IN_TEST"); monkeypatch.delenv("JPY_SESSION_NAME")
-    monkeypatch.setattr(Shell, "user_ns", {"__vsc_ipynb_file__": "x.ipynb"}); assert front_end()
+    monkeypatch.setenv("JPY_SESSION_NAME", "x.ipynb")
+    assert front_end()
+    monkeypatch.setenv("IN_TEST", "1")
+    assert not front_end()
+    monkeypatch.delenv("IN_TEST")
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    monkeypatch.setattr(Shell, "user_ns", {"__vsc_ipynb_file__": "x.ipynb"})
+    assert front_end()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("nbs/[!_]*.ipynb")), ids=lambda p: p.stem)

@@ -16,8 +16,9 @@ from dgnet.synthetic import RENDER_VERSION, read_factors, write_domain
 SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4, test_images_per_id=4)
 CLOTHES = ("top_rgb", "top_rgb2", "print_rgb", "bottom_rgb", "bottom_rgb2", "coat_rgb", "shoe_rgb", "sole_rgb")
 
-
-MEAN_RGB = {4: {"market": (0.473, 0.441, 0.437), "duke": (0.495, 0.481, 0.489), "msmt17": (0.489, 0.475, 0.464), "cuhk03": (0.415, 0.420, 0.424), "strangers": (0.514, 0.506, 0.507)}}  # of twelve photos, by RENDER_VERSION
+# of twelve photos, by RENDER_VERSION
+MEAN_RGB = {4: {"market": (0.473, 0.441, 0.437), "duke": (0.495, 0.481, 0.489), "msmt17": (0.489, 0.475, 0.464),
+                "cuhk03": (0.415, 0.420, 0.424), "strangers": (0.514, 0.506, 0.507)}}
 
 
 def photos_of(root):
@@ -40,7 +41,8 @@ def domain(request, tmp_path_factory):
 @pytest.mark.parametrize("world", list(WORLDS))
 def test_pixels_move_only_with_the_version(world):
     mean = render(*shots(world, 12), 64, 32).image.mean((0, 2, 3))
-    assert torch.allclose(mean, torch.tensor(MEAN_RGB[RENDER_VERSION][world]), atol=1e-3), "raise RENDER_VERSION and note the new means: runs are trained on these pixels"
+    assert torch.allclose(mean, torch.tensor(MEAN_RGB[RENDER_VERSION][world]),
+                          atol=1e-3), "raise RENDER_VERSION and note the new means: runs are trained on these pixels"
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
@@ -93,7 +95,6 @@ def test_lookup_of_a_stranger_says_so(domain):
     with pytest.raises(FileNotFoundError, match="write_domain"):
         read_factors(domain[1] / "query")
 
-
 NAMES = {
     "market": r"(bounding_box_train|bounding_box_test|query|gt_bbox|val_query|val_gallery)/(\d{4}|-1)_c[1-6]s\d_\d{6}_\d\d\.jpg",
     "duke": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[1-8]_f\d{7}\.jpg",
@@ -115,8 +116,10 @@ def test_layout_and_names(domain):
     folders = {f.split("/")[0] for f in known.files}
     assert {"val_query", "val_gallery"} <= folders
     if world == "market":
-        assert {"0000", "-1"} <= {f.split("/")[1].split("_")[0] for f in known.files if f.startswith("bounding_box_test")}
-        assert {f.split("/")[1] for f in known.files if f.startswith("query/")} <= {f.split("/")[1] for f in known.files if f.startswith("gt_bbox")}
+        assert {"0000", "-1"} <= {f.split("/")[1].split("_")[0] for f in known.files
+                                  if f.startswith("bounding_box_test")}
+        assert {f.split("/")[1] for f in known.files if f.startswith("query/")} <= {f.split("/")[1] for f in known.files
+                                                                                    if f.startswith("gt_bbox")}
 
 
 def test_cuhk03_is_two_cameras_that_both_see_everybody(domain):
@@ -125,7 +128,8 @@ def test_cuhk03_is_two_cameras_that_both_see_everybody(domain):
         pytest.skip("the others have more cameras")
     known = read_factors(root)
     split, people = np.array(known.split), np.array(known.people)
-    assert {s: int((split == s).sum()) for s in set(split)} == {"train": 8 * 4, "query": 6 * 2, "gallery": 6 * 2, "val_query": 4 * 2, "val_gallery": 4 * 2}
+    assert {s: int((split == s).sum()) for s in set(split)} == {"train": 8 * 4, "query": 6 * 2, "gallery": 6 * 2,
+                                                                "val_query": 4 * 2, "val_gallery": 4 * 2}
     assert len(photos_of(root)) == len(known.files) == 72 and not list(root.rglob("*.jpg"))
     assert all(set(known.cameras[people == p]) == {1, 2} for p in set(people))
     assert all(Image.open(f).size == (32, 64) and Image.open(f).mode == "RGB" for f in photos_of(root))
@@ -156,7 +160,9 @@ def test_splits_are_apart_and_every_query_can_be_found(domain):
     assert not group["val_query"] & (group["query"] | group["gallery"]) and group["val_query"] == group["val_gallery"]
     for q in ("query", "val_query"):
         for k in np.flatnonzero(split == q):
-            good = (split == q.replace("query", "gallery")) & (people == people[k]) & (known.cameras != known.cameras[k]) & (known.ids == known.ids[k])
+            good = (split == q.replace("query", "gallery")) & (people
+                                                               == people[k]) & (known.cameras != known.cameras[k]) & (
+                                                                   known.ids == known.ids[k])
             assert good.any(), known.files[k]
             assert ((split == q) & (people == people[k]) & (known.cameras == known.cameras[k])).sum() == 1
 
@@ -182,7 +188,8 @@ def test_structure_is_nearly_grey(world):
     a = a._replace(**{f: torch.full_like(getattr(a, f), 0.5) for f in CLOTHES + ("skin_rgb",)})
     x = render(a, vary(s, noise=0.0, cast_rgb=0.0, contrast=1.0)).image  # before the camera
     assert ((x.amax(1) - x.amin(1)) / x.amax(1).clamp(min=0.1)).max() <= 0.12
-    assert background(*pixels(s, 32, 16), s).shape == pavement(*pixels(s, 32, 16), s).shape == (32, 32, 16)  # one plane, no colour
+    # one plane, no colour
+    assert background(*pixels(s, 32, 16), s).shape == pavement(*pixels(s, 32, 16), s).shape == (32, 32, 16)
 
 
 def test_a_swap_keeps_the_structure():
@@ -209,14 +216,19 @@ def test_a_print_is_seen_from_its_side_only():
     a, s = plain(2)
     for back, (seen, hidden) in ((0, (0, 180)), (1, (180, 0))):
         with_ = vary(a, print_kind=3, print_back=back)
-        off = (render(with_, vary(s, view=[seen, hidden])).image - render(a, vary(s, view=[seen, hidden])).image).abs().amax((1, 2, 3))
+        off = (render(with_, vary(s, view=[seen, hidden])).image - render(a,
+                                                                          vary(s, view=[seen,
+                                                                                        hidden])).image).abs().amax((1,
+                                                                                                                     2,
+                                                                                                                     3))
         assert off[0] > 0.2 and off[1] == 0
 
 
 def test_writing_twice_does_nothing_and_other_content_is_refused(domain, tmp_path):
     world, root = domain
     before = (root / "factors.csv").stat().st_mtime_ns
-    assert write_domain(world, base_of(world, root), **SIZES) == root and (root / "factors.csv").stat().st_mtime_ns == before
+    assert write_domain(world, base_of(world, root), **SIZES) == root and (root
+                                                                           / "factors.csv").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="seed is 0, asked 1"):
         write_domain(world, base_of(world, root), **SIZES, seed=1)
     (tmp_path / WORLDS[world].folder).mkdir(parents=True)
@@ -242,7 +254,8 @@ def test_batch_helpers():
     a, s = shots(n=4)
     assert torch.equal(concat_rows([take_rows(a, [0]), take_rows(a, [1, 2])]).top_rgb, a.top_rgb[:3])
     assert vary(s, view=90).view.tolist() == [90.0] * 4 and s.view.dtype == torch.float32
-    assert isinstance(a, Appearance) and isinstance(s, Structure) and not set(Appearance._fields) & set(Structure._fields)
+    assert isinstance(a, Appearance) and isinstance(s,
+                                                    Structure) and not set(Appearance._fields) & set(Structure._fields)
     with pytest.raises(ValueError, match="cross"):
         render(take_rows(a, [0]), s)
 

@@ -5,7 +5,8 @@ import pytest
 import together
 import torch
 
-SIZE = dict(n_iter=8, warm_up=0.25, ramp=0.25, code_ramp=0.25, decay_at=(0.6, 0.9))   # the teacher enters at 2, rates fall at 5
+# the teacher enters at 2, rates fall at 5
+SIZE = dict(n_iter=8, warm_up=0.25, ramp=0.25, code_ramp=0.25, decay_at=(0.6, 0.9))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def train(cfg, photos, folder=None, **how):
 
 def flat(value, name=""):
     "Every tensor and number of a nested state, by its path."
-    if isinstance(value, dict): return {k: v for key, part in value.items() for k, v in flat(part, f"{name}.{key}").items()}
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in flat(part, f"{name}.{key}").items()}
     if isinstance(value, (list, tuple)): return flat(dict(enumerate(value)), name)
     return {name: value}
 
@@ -47,11 +49,13 @@ def flat(value, name=""):
 def same(one, two, but=(".seconds",)):
     one, two = flat(one), flat(two)
     assert one.keys() == two.keys()
-    return [k for k in one if k not in but and not (torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor) else one[k] == two[k])]
+    return [k for k in one if k not in but and not (torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor)
+                                                    else one[k] == two[k])]
 
 
 def log_of(folder):
-    with (folder / "log.csv").open(newline="") as f: return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(f)]
+    with (folder / "log.csv").open(newline="") as f:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(f)]
 
 
 @pytest.mark.parametrize("recipe", ["official", "paper"])
@@ -59,7 +63,8 @@ def test_train_2k_is_train_k_save_resume_train_k(photos, tmp_path, recipe):
     cfg = config(recipe=recipe)
     whole = train(cfg, photos, tmp_path / "whole")
     train(cfg, photos, tmp_path / "parts", stop_at=4)
-    torch.manual_seed(123); torch.rand(5)            # whatever happened in between
+    torch.manual_seed(123)
+    torch.rand(5)   # whatever happened in between
     parts = train(cfg, photos, tmp_path / "parts")
     assert whole.it == parts.it == 8
     assert same(whole.state_dict(), parts.state_dict()) == [], "weights, momenta, samplers, generators: bit for bit"
@@ -75,7 +80,8 @@ def test_a_kill_between_two_checkpoints_loses_nothing_but_time(photos, tmp_path)
     train(cfg, photos, tmp_path / "killed", stop_at=6)
     (tmp_path / "killed" / "state.pt").write_bytes(checkpoint)
     again = train(cfg, photos, tmp_path / "killed")
-    assert same(whole.state_dict(), again.state_dict()) == [] and log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+    assert same(whole.state_dict(), again.state_dict()) == [] and log_of(tmp_path / "whole") == log_of(tmp_path
+                                                                                                       / "killed")
 
 
 def test_a_finished_run_does_nothing_more(photos, tmp_path):
@@ -94,7 +100,8 @@ def test_the_seed_decides(photos):
 
 def test_a_checkpoint_of_another_config_is_refused(photos, tmp_path):
     train(config(n_iter=2), photos, tmp_path, stop_at=1)
-    with pytest.raises(ValueError, match="belongs to .*, not to") as e: train(config(n_iter=2, alpha=0.4), photos, tmp_path)
+    with pytest.raises(ValueError, match="belongs to .*, not to") as e:
+        train(config(n_iter=2, alpha=0.4), photos, tmp_path)
     assert "state.pt" in str(e.value), "the message names the file"
 
 
@@ -106,7 +113,8 @@ def test_half_a_file_of_a_killed_process_is_cleared_away(photos, tmp_path):
 
 def test_a_damaged_checkpoint_is_refused_with_the_remedy(photos, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="state.pt.*Delete it"): train(config(), photos, tmp_path)
+    with pytest.raises(ValueError, match="state.pt.*Delete it"):
+        train(config(), photos, tmp_path)
 
 
 def poison(monkeypatch, cfg_step, key="adv"):
@@ -116,7 +124,8 @@ def poison(monkeypatch, cfg_step, key="adv"):
     def image_losses(*args):
         losses, seen = real(*args)
         calls.append(1)
-        if len(calls) >= cfg_step: losses[key] = losses[key] * float("nan")
+        if len(calls) >= cfg_step:
+            losses[key] = losses[key] * float("nan")
         return losses, seen
     monkeypatch.setattr(T, "image_losses", image_losses)
 
@@ -126,7 +135,8 @@ def test_a_loss_that_is_no_number_stops_the_run(photos, tmp_path, monkeypatch, e
     "With its name and iteration; the last good checkpoint stays, whatever the rhythm of log and checkpoints."
     cfg = config()
     poison(monkeypatch, 3)
-    with pytest.raises(FloatingPointError, match="loss adv is nan at iteration 3"): train(cfg, photos, tmp_path, every=every, save_every=0.0)
+    with pytest.raises(FloatingPointError, match="loss adv is nan at iteration 3"):
+        train(cfg, photos, tmp_path, every=every, save_every=0.0)
     monkeypatch.undo()
     kept = torch.load(tmp_path / "state.pt", weights_only=True)
     assert kept["it"] == 2 and all(v.isfinite().all() for v in kept["model"].values())
@@ -145,7 +155,8 @@ def test_weights_that_are_no_numbers_are_not_saved(photos, tmp_path):
         real(*a)
         next(state.model.G.parameters()).data.fill_(float("nan"))
     state.optimisers.gen.step = step
-    with pytest.raises(FloatingPointError, match="iteration 3"): fit(state, a_teacher(cfg), *photos, tmp_path, every=10, save_every=0.0)
+    with pytest.raises(FloatingPointError, match="iteration 3"):
+        fit(state, a_teacher(cfg), *photos, tmp_path, every=10, save_every=0.0)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["it"] == 2
 
 
@@ -197,7 +208,8 @@ def test_a_step_of_both_directions_is_symmetric(photos):
 
 
 def test_the_teacher_is_not_changed_by_teaching(photos):
-    "Not even its running statistics, although it labels in training mode (D9): a second run in the same process starts as the first one did."
+    """Not even its running statistics, although it labels in training mode (D9): a second run in the same process
+    starts as the first one did."""
     from dgnet.train import fit
     cfg = config(ea_init="teacher")
     teacher = a_teacher(cfg)
@@ -206,7 +218,8 @@ def test_the_teacher_is_not_changed_by_teaching(photos):
         from dgnet.train import TrainState
         return fit(TrainState(cfg, 8, photos[1], teacher.backbone), teacher, *photos).state_dict()
     first, second = run(), run()
-    assert same(before, dict(teacher.state_dict())) == [] and teacher.training and all(p.requires_grad for p in teacher.parameters())
+    assert same(before, dict(teacher.state_dict())) == [] and teacher.training and all(p.requires_grad
+                                                                                       for p in teacher.parameters())
     assert same(first, second) == []
 
 
@@ -214,7 +227,8 @@ def test_erased_copies_only_where_the_config_says(photos):
     "D7: clean photos for the generator, erased ones for the identity loss; the recipe `paper` erases nothing."
     from dgnet.photos import TripletSampler
     from dgnet.train import draw_batch
-    def draw(cfg): return draw_batch(*photos, TripletSampler(photos[1], 4, 0), torch.Generator().manual_seed(0), cfg)
+    def draw(cfg):
+        return draw_batch(*photos, TripletSampler(photos[1], 4, 0), torch.Generator().manual_seed(0), cfg)
     always, never = draw(config(erasing=1.0)), draw(config(recipe="paper"))
     assert torch.equal(never.x, never.x_erased) and torch.equal(never.t, never.t_erased)
     assert not torch.equal(always.x, always.x_erased) and len(always.x) == 8
@@ -241,9 +255,11 @@ def test_an_empty_or_torn_log_is_repaired(tmp_path):
     from dgnet.loop import trim_log, write_log
     path = tmp_path / "log.csv"
     path.write_text("")
-    trim_log(path, 3); write_log(path, {"it": 1, "img1": 0.5})
+    trim_log(path, 3)
+    write_log(path, {"it": 1, "img1": 0.5})
     assert log_of(tmp_path)[0]["img1"] == "0.5", "the header is there"
-    write_log(path, {"it": 2}); path.write_text(path.read_text() + "x")
+    write_log(path, {"it": 2})
+    path.write_text(path.read_text() + "x")
     trim_log(path, 1)
     assert [row["it"] for row in log_of(tmp_path)] == ["1"]
 
@@ -255,11 +271,16 @@ def test_groups_of_losses_give_the_gradients_of_their_sum(photos, recipe, how):
     from dgnet.train import train_step
     found = []
     for checkpointing in (False, how):
-        cfg = config(recipe=recipe, checkpointing=checkpointing, warm_up=0.0, ramp=0.0, code_ramp=0.0, drop_prim=0.0, drop_fine=0.0)
+        cfg = config(recipe=recipe, checkpointing=checkpointing, warm_up=0.0, ramp=0.0, code_ramp=0.0, drop_prim=0.0,
+                     drop_fine=0.0)
         teacher, state = a_teacher(cfg), start(cfg, photos)
         state.it = cfg.n_iter - 1
         losses = train_step(state, teacher, *photos)
         found.append((losses, {k: p.grad for k, p in state.model.named_parameters()}))
     (one, grads), (other, groups) = found
-    assert one.keys() == other.keys() and {"prim", "fine", "code2", "id_c"} < one.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
-    for k, g in grads.items(): assert (g - groups[k]).norm() <= 1e-5 * g.norm() and (recipe == "paper" or torch.equal(g, groups[k])), k
+    assert one.keys() == other.keys() and {"prim", "fine", "code2", "id_c"} < one.keys() and all(torch.equal(v,
+                                                                                                             other[k])
+                                                                                                 for k,
+                                                                                                 v in one.items())
+    for k, g in grads.items():
+        assert (g - groups[k]).norm() <= 1e-5 * g.norm() and (recipe == "paper" or torch.equal(g, groups[k])), k

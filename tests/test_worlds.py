@@ -1,4 +1,5 @@
-"""One rendered world in the layouts of all sets: the same photos and people, whichever way they are stored, and the check passes."""
+"""One rendered world in the layouts of all sets: the same photos and people, whichever way they are stored, and the
+check passes."""
 
 import shutil
 import warnings
@@ -18,7 +19,8 @@ NAMES = ("market", "duke", "msmt17", "cuhk03", "pytorch", "folder", "csv")
 
 
 @pytest.fixture(scope="module")
-def layouts(tmp_path_factory): return write_layouts(tmp_path_factory.mktemp("layouts"), 32, 16)
+def layouts(tmp_path_factory):
+    return write_layouts(tmp_path_factory.mktemp("layouts"), 32, 16)
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +31,22 @@ def silent():
         yield
 
 
-def test_all_are_there(layouts): assert tuple(layouts) == NAMES and set(WORLDS) - {"strangers"} <= set(NAMES)
+def test_all_are_there(layouts):
+    assert tuple(layouts) == NAMES and set(WORLDS) - {"strangers"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counts(layouts, name):
     data, expected = load_dataset(None, layouts[name]), SIZES["n_train_ids"]
-    assert data.name == {"pytorch": "folder"}.get(name, name) and load_dataset(data.name, layouts[name]).train.n == data.train.n
-    assert data.n_ids == expected and data.train.n == expected * SIZES["images_per_id"] and np.bincount(relabel(data.train.ids)).min() == 4
-    if name == "folder": assert data.query.n == data.gallery.n == 0 and (data.train.cams == -1).all()
-    else: assert len(data.query.people) == SIZES["n_test_ids"] and set(data.query.people) <= set(data.gallery.people) and (data.train.cams > 0).all()
+    assert data.name == {"pytorch": "folder"}.get(name, name) and load_dataset(data.name,
+                                                                               layouts[name]).train.n == data.train.n
+    assert data.n_ids == expected and data.train.n == expected * SIZES["images_per_id"] and np.bincount(
+        relabel(data.train.ids)).min() == 4
+    if name == "folder":
+        assert data.query.n == data.gallery.n == 0 and (data.train.cams == -1).all()
+    else:
+        assert len(data.query.people) == SIZES["n_test_ids"] and set(data.query.people) <= set(
+            data.gallery.people) and (data.train.cams > 0).all()
     assert load_images(data.train, 32, 16).shape == (32, 3, 32, 16)
 
 
@@ -47,14 +55,18 @@ def test_the_same_photos_with_the_same_labels(layouts, name):
     a, b = load_dataset(None, layouts["market"]), load_dataset(None, layouts[name])
     for split in ("train", "query", "gallery", "multi_query"):
         s, t = getattr(a, split), getattr(b, split)
-        if s is None: assert t is None; continue
-        assert {p.name: (i, c) for p, i, c in zip(s.paths, s.ids, s.cams)} == {p.name: (i, c) for p, i, c in zip(t.paths, t.ids, t.cams)}
+        if s is None:
+            assert t is None
+            continue
+        assert {p.name: (i, c) for p, i, c in zip(s.paths, s.ids, s.cams)} == {p.name: (i, c) for p, i,
+                                                                               c in zip(t.paths, t.ids, t.cams)}
     assert torch.equal(load_images(a.train, 32, 16), load_images(b.train, 32, 16)), "and in the same order"
 
 
 def test_folders_hold_the_training_people(layouts):
     a, b = load_dataset(None, layouts["market"]).train, load_dataset(None, layouts["folder"]).train
-    assert np.array_equal(relabel(a.ids), relabel(b.ids)) and torch.equal(load_images(a, 32, 16), load_images(b, 32, 16))
+    assert np.array_equal(relabel(a.ids), relabel(b.ids)) and torch.equal(load_images(a, 32, 16),
+                                                                          load_images(b, 32, 16))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,13 +85,15 @@ def test_the_second_release_of_msmt17(layouts, tmp_path):
     for f in ("train", "test"): (root / f).rename(root / f"mask_{f}_v2")
     (root / "factors.csv").unlink()   # of the renderer: its paths are those of the first release
     a, b = load_dataset(None, layouts["msmt17"]), load_dataset("msmt17", root)
-    assert [s.ids.tolist() for s in a.splits] == [s.ids.tolist() for s in b.splits] and check_dataset(root, own=True).fit
+    assert [s.ids.tolist() for s in a.splits] == [s.ids.tolist() for s in b.splits] and check_dataset(root,
+                                                                                                      own=True).fit
 
 
 def test_labeled_boxes(layouts, tmp_path):
     for boxes in ("detected", "labeled"): shutil.copytree(layouts["cuhk03"], tmp_path / boxes)
     data = load_dataset("cuhk03-labeled", tmp_path)
-    assert (data.name, data.root) == ("cuhk03-labeled", tmp_path / "labeled") and check_dataset(tmp_path, "cuhk03-labeled").fit
+    assert (data.name, data.root) == ("cuhk03-labeled", tmp_path / "labeled") and check_dataset(tmp_path,
+                                                                                                "cuhk03-labeled").fit
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +106,8 @@ def test_every_layout_can_be_trained_on(layouts, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_people_who_are_known_are_found(layouts, name):
-    "With features that name the person rank 1 is 1 in every layout; without cameras by the protocol that needs none, never 0."
+    """With features that name the person rank 1 is 1 in every layout; without cameras by the protocol that needs none,
+    never 0."""
     data = load_dataset(None, layouts[name])
     q, g = (data.query, data.gallery) if data.query.n else holdout(data, 3)[6:8]
     def known(s):
@@ -101,5 +116,6 @@ def test_people_who_are_known_are_found(layouts, name):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         r = rank_metrics(known(q), known(g))
-    assert r.rank1 == r.mAP == r.mAP_standard == 1 and r.protocol == ("no cameras" if name == "folder" else "cross-camera")
+    assert r.rank1 == r.mAP == r.mAP_standard == 1 and r.protocol == ("no cameras" if name == "folder"
+                                                                      else "cross-camera")
     assert any("no camera labels" in str(w.message) for w in said) == (name == "folder")

@@ -1,11 +1,14 @@
-"What `test_parallel` lets one process do, by `everything`, and two, by `python together.py FOLDER` under a launcher, which leaves FOLDER/said.pt."
+"""What `test_parallel` lets one process do, by `everything`, and two, by `python together.py FOLDER` under a launcher,
+which leaves FOLDER/said.pt."""
 import os
 import sys
 from pathlib import Path
 
 import torch
 
-SMALL = dict(seed=3, ea_init="random", drop_prim=0.0, drop_fine=0.0, n_iter=8, warm_up=0.25, ramp=0.25, code_ramp=0.25, lr_gen=1e-5, lr_id=1e-4)   # rates at which rounding does not grow, a seed at which it switches no maximum
+# rates at which rounding does not grow, a seed at which it switches no maximum
+SMALL = dict(seed=3, ea_init="random", drop_prim=0.0, drop_fine=0.0, n_iter=8, warm_up=0.25, ramp=0.25, code_ramp=0.25,
+             lr_gen=1e-5, lr_id=1e-4)
 
 
 def photos():
@@ -24,9 +27,15 @@ def begin(processes, **changes):
     cfg = make_config("smoke", **{**SMALL, **changes})
     torch.manual_seed(7)
     teacher, state = make_teacher(cfg, 8).train(cfg.teacher_train), TrainState(cfg, 8, photos()[1], processes=processes)
-    with torch.no_grad():   # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
-        for head in (teacher.head, state.model.E_a.head_prim, state.model.E_a.head_fine): head.classifier.weight *= 60
-        for w in state.model.D.parameters(): w *= 8
+    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
+    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
+    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
+    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
+    with torch.no_grad():
+        for head in (teacher.head, state.model.E_a.head_prim, state.model.E_a.head_fine):
+            head.classifier.weight *= 60
+        for w in state.model.D.parameters():
+            w *= 8
     return cfg, teacher, state
 
 
@@ -37,7 +46,8 @@ def steps(processes, it, n, **changes):
     state.it, rows = it, []
     for k in range(n):
         rows.append({k: v.item() for k, v in processes.mean_losses(train_step(state, teacher, *photos())).items()})
-        if k == 0: grads = {k: p.grad.clone() for k, p in state.model.named_parameters()}
+        if k == 0:
+            grads = {k: p.grad.clone() for k, p in state.model.named_parameters()}
     return rows, grads, state
 
 
@@ -52,14 +62,18 @@ def numbers(processes):
     for merge in (False, True):
         for it in (0, 6):
             rows, grads, state = steps(processes, it, 2, merge_passes=merge)
-            said[merge, it] = {"losses": rows, "grads": grads, "weights": {k: v.clone() for k, v in state.model.state_dict().items()}, "norms": everybody(processes, state)}
+            said[merge, it] = {"losses": rows, "grads": grads, "weights": {k: v.clone() for k,
+                                                                           v in state.model.state_dict().items()},
+                               "norms": everybody(processes, state)}
     rows, _, _ = steps(processes, 6, 1, recipe="paper")
     return said | {"paper": rows}
 
 
 def refusals(processes):
-    try: begin(processes, batch=3)
-    except ValueError as e: return str(e)
+    try:
+        begin(processes, batch=3)
+    except ValueError as e:
+        return str(e)
 
 
 def resumed(processes, folder):
@@ -68,9 +82,11 @@ def resumed(processes, folder):
     def part(where, **how):
         _, teacher, state = begin(processes, n_iter=4)
         return fit(state, teacher, *photos(), where, every=1, **how)
-    straight = part(folder / "straight"); part(folder / "parts", stop_at=2)
+    straight = part(folder / "straight")
+    part(folder / "parts", stop_at=2)
     again = part(folder / "parts")
-    return again.it == 4 and all(torch.equal(a, b) for a, b in zip(straight.model.state_dict().values(), again.model.state_dict().values()))
+    return again.it == 4 and all(torch.equal(a, b) for a, b in zip(straight.model.state_dict().values(),
+                                                                   again.model.state_dict().values()))
 
 
 def features(processes):
@@ -79,7 +95,9 @@ def features(processes):
     from dgnet.distributed import embed_together
     _, _, state = begin(processes)
     found = []
-    for n in (1, 13):   # fewer than processes; not divisible
+    # fewer than processes; not divisible   # fewer than processes; not divisible
+    # fewer than processes; not divisible   # fewer than processes; not divisible
+    for n in (1, 13):   # fewer than processes; not divisible   # fewer than processes; not divisible
         split = Split([Path(f"{k}.png") for k in range(n)], np.arange(n), np.arange(n) % 3, "some")
         found.append(embed_together(state.model.E_a, photos()[0][:n], split, processes, batch=4))
     return [[None if v is None else v for v in e] for e in found]
@@ -97,11 +115,13 @@ def abandoned(processes):
     if processes.rank == processes.count - 1: os._exit(0)
     try:
         for _ in range(100): processes.sum(torch.ones(1))
-    except RuntimeError: return "told"
+    except RuntimeError:
+        return "told"
 
 
 def everything(folder, processes):
-    said = {"count": processes.count, "refusal": refusals(processes), "numbers": numbers(processes), "resumed": resumed(processes, folder), "features": features(processes), "made": pictures(processes, folder)}
+    said = {"count": processes.count, "refusal": refusals(processes), "numbers": numbers(processes),
+            "resumed": resumed(processes, folder), "features": features(processes), "made": pictures(processes, folder)}
     if processes.count > 1:
         processes.batch_norm = "local"
         rows, _, state = steps(processes, 6, 1, merge_passes=True)
@@ -109,10 +129,10 @@ def everything(folder, processes):
         said["abandoned"] = abandoned(processes)
     return said
 
-
 if __name__ == "__main__":
     from dgnet.distributed import init_processes
     folder, processes = Path(sys.argv[1]), init_processes(timeout=60)
     said = everything(folder, processes)
     if processes.main: torch.save(said, folder / "said.pt")
-    sys.stdout.flush(); os._exit(0)   # the group is broken on purpose
+    sys.stdout.flush()
+    os._exit(0)   # the group is broken on purpose

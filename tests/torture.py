@@ -1,4 +1,5 @@
-"`make torture`: a training that is killed at random moments, fifty times, and a disk that fills up; the weights must be those of an undisturbed run."
+"""`make torture`: a training that is killed at random moments, fifty times, and a disk that fills up; the weights must
+be those of an undisturbed run."""
 import argparse
 import hashlib
 import json
@@ -17,7 +18,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-c", "import sys; from dgnet.own import train_cli; sys.exit(train_cli())"]
-SIZE = ["--tier", "smoke", "--save-every", "0", "--hold-out", "2", "--set", "n_iter=30", "teacher_iter=20"]   # a checkpoint after every iteration
+# a checkpoint after every iteration
+SIZE = ["--tier", "smoke", "--save-every", "0", "--hold-out", "2", "--set", "n_iter=30", "teacher_iter=20"]
 
 
 class End(NamedTuple):
@@ -29,14 +31,20 @@ class End(NamedTuple):
 
 def train(place: Path, data: Path, kill_after: float | None = None, largest_file: int | None = None) -> End:
     "`dgnet_train` in a folder of its own, killed after some seconds, or unable to write files beyond a size."
-    env = {**os.environ, "DGNET_ROOT": str(place), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DGNET_DEVICE": "cpu", "MPLBACKEND": "agg"}
+    env = {**os.environ, "DGNET_ROOT": str(place), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+           "DGNET_DEVICE": "cpu", "MPLBACKEND": "agg"}
     place.mkdir(parents=True, exist_ok=True)
-    limit = None if largest_file is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    limit = None if largest_file is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
+                                                                         (largest_file, largest_file))
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as err:
-        p = subprocess.Popen([*COMMAND, str(data), *SIZE, "--out", str(place / "out")], env=env, cwd=place, stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limit, start_new_session=True)
-        try: p.wait(timeout=kill_after)
-        except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL); p.wait()
+        p = subprocess.Popen([*COMMAND, str(data), *SIZE, "--out", str(place / "out")], env=env, cwd=place,
+                             stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limit, start_new_session=True)
+        try:
+            p.wait(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            os.killpg(p.pid, signal.SIGKILL)
+            p.wait()
         err.seek(0)
         return End(p.returncode, time.monotonic() - began, err.read())
 
@@ -63,26 +71,31 @@ def photos(folder: Path) -> Path:
     "A few rendered people, one folder each, no cameras."
     from dgnet.datasets import load_dataset
     from dgnet.synthetic import write_domain
-    world = load_dataset("market", write_domain("market", folder / "world", n_train_ids=10, n_test_ids=2, n_val_ids=2, images_per_id=4, height=64, width=32, seed=0))
+    world = load_dataset("market", write_domain("market", folder / "world", n_train_ids=10, n_test_ids=2, n_val_ids=2,
+                                                images_per_id=4, height=64, width=32, seed=0))
     for person, path in zip(world.train.ids, world.train.paths):
         (folder / "photos" / str(person)).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / "photos" / str(person) / path.name)
     return folder / "photos"
 
 
-def kill_and_resume(where: Path, data: Path, kills: int, seed: int, undisturbed: float, expected: str, tell=print) -> Counter:
-    "Kill so many times at random moments, resume each time, compare whenever a run comes to its end. Where the kills struck, counted."
+def kill_and_resume(where: Path, data: Path, kills: int, seed: int, undisturbed: float, expected: str,
+                    tell=print) -> Counter:
+    """Kill so many times at random moments, resume each time, compare whenever a run comes to its end. Where the kills
+    struck, counted."""
     rng, struck, place, done, compared = random.Random(seed), Counter(), where / "killed", 0, 0
     while done < kills or compared == 0 or place.exists():
         end = train(place, data, kill_after=rng.uniform(0.3, undisturbed) if done < kills else None)
         if end.code == -signal.SIGKILL:
-            done += 1; struck[stage(place)] += 1
+            done += 1
+            struck[stage(place)] += 1
             continue
         assert end.code == 0, f"after {done} kills the command ended with {end.code}: {end.said}"
         assert weights(place) == expected, f"after {done} kills the weights are not those of the undisturbed run"
         left = [p for p in place.rglob("*") if p.name in ("state.pt",) and "start" not in p.parent.name]
         assert not left, f"left over: {left}"
-        compared += 1; shutil.rmtree(place)
+        compared += 1
+        shutil.rmtree(place)
         tell(f"{done} kills, {compared} runs came to their end with the same weights")
     return struck
 
@@ -91,16 +104,23 @@ def sha(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fill_the_disk(where: Path, data: Path, undisturbed: float, expected: str) -> str:
-    "No file may grow beyond half a checkpoint: the command says so and leaves the checkpoint alone; with room again it goes on to the same weights. What it said."
+    """No file may grow beyond half a checkpoint: the command says so and leaves the checkpoint alone; with room again
+    it goes on to the same weights. What it said."""
     place, wait = where / "full", 0.6 * undisturbed
-    def checkpoint(): return next((p for p in (place / "local" / "runs").glob("folder-smoke-[0-9a-f]*/state.pt")), None)
+    def checkpoint():
+        return next((p for p in (place / "local" / "runs").glob("folder-smoke-[0-9a-f]*/state.pt")), None)
     while checkpoint() is None:
         end = train(place, data, kill_after=wait)
-        if end.code == 0: shutil.rmtree(place); wait *= 0.8
-    state = checkpoint(); before = sha(state)
+        if end.code == 0:
+            shutil.rmtree(place)
+            wait *= 0.8
+    state = checkpoint()
+    before = sha(state)
     end = train(place, data, largest_file=state.stat().st_size // 2)
-    assert end.code == 2 and "cannot be written" in end.said and state.name in end.said and "Traceback" not in end.said, (end.code, end.said)
-    assert sha(state) == before and not list(place.rglob("*.tmp")), "the last checkpoint is as it was, and no half file is left"
+    assert (end.code == 2 and "cannot be written" in end.said and state.name in end.said
+            and "Traceback" not in end.said), (end.code, end.said)
+    assert sha(state) == before and not list(
+        place.rglob("*.tmp")), "the last checkpoint is as it was, and no half file is left"
     assert train(place, data).code == 0 and weights(place) == expected, "with room again it ends with the same weights"
     return end.said.strip().splitlines()[-1].replace(str(place), "…")
 
@@ -120,7 +140,7 @@ def main() -> None:
     struck = kill_and_resume(where, data, a.kills, seed, second.seconds, expected, lambda line: print(line, flush=True))
     print("a full disk:", fill_the_disk(where, data, second.seconds, expected))
     shutil.rmtree(where)
-    print(f"{a.kills} kills: {json.dumps(dict(struck.most_common()))}; all weights identical; {time.monotonic() - began:.0f} s")
-
+    print(f"{a.kills} kills: {json.dumps(dict(struck.most_common()))}; all weights identical; "
+          f"{time.monotonic() - began:.0f} s")
 
 if __name__ == "__main__": main()
