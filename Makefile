@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 STAMP  := $(VENV)/.installed
 TIER   ?= mini
 ARGS   ?=
+TORCH  ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 
 .PHONY: reproduce test torture bench gpu lab prepare environment clean-environment
 
@@ -21,7 +24,7 @@ bench: $(STAMP)  ## time training steps, evaluation, loading and generation; wri
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
 gpu: $(STAMP)  ## on a GPU: tests, tier full, benchmarks, and Table 3 on real photos with ARGS="--market FOLDER"; goes on where it was stopped
-	$(BIN)/python benchmarks/gpu.py run $(ARGS)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
@@ -29,12 +32,14 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 prepare: $(STAMP)  ## before a commit: export, clean, test
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(MAKE) test
 
-environment: $(STAMP)  ## only the environment
+environment: $(STAMP)  ## only the environment (TORCH=cpu: PyTorch without its GPU libraries, which are most of it)
 
 $(STAMP): settings.ini constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; call make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@echo "Installing the pinned packages into $(VENV): $(if $(TORCH),PyTorch for $(TORCH) from $(TORCH_INDEX),about 5 GB with PyTorch's GPU libraries (TORCH=cpu leaves them out))"
+	$(if $(TORCH),$(PIP) --index-url $(TORCH_INDEX) torch torchvision || { echo "no matching pair there; without TORCH=$(TORCH) the usual one is installed"; exit 1; })
+	$(PIP) -e ".[dev]"
 	$(BIN)/python -c "import torchvision, dgnet"
 	@touch $(STAMP)
 

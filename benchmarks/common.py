@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -60,9 +61,6 @@ def memory(device: str = "cpu") -> dict:
         return {"peak": torch.cuda.max_memory_allocated() / 2**20, "now": torch.cuda.memory_allocated() / 2**20}
     status = Path("/proc/self/status")
     # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
-    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
-    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
-    # ru_maxrss survives exec on Linux, so it would start at the size of whoever started us; VmHWM does not
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines()
                      if line.startswith(("VmHWM", "VmRSS")))
@@ -84,10 +82,10 @@ def usage() -> dict:
 
 
 def counting():
-    """A context that counts, for whatever runs inside it, backward passes included: `flop`, two for each multiplication and addition of
-    convolutions and matrix products (the registry of torch.utils.flop_counter.FlopCounterMode); `heavy`, bytes of these operations; `light`,
-    bytes of all others; `first`, the flop of the first of them. Every operation is taken to read and write each of its tensors once: a cache saves
-    some of that traffic, fusion more."""
+    """A context that counts, for whatever runs inside it, backward passes included: `flop`, two for each multiplication
+    and addition of convolutions and matrix products (the registry of torch.utils.flop_counter.FlopCounterMode);
+    `heavy`, bytes of these operations; `light`, bytes of all others; `first`, the flop of the first of them. Every
+    operation is taken to read and write each of its tensors once: a cache saves some of that traffic, fusion more."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -136,20 +134,20 @@ def peaks(
             times += timed(lambda k: f(), 10 if gpu else 1, device)
         return min(times)
 
-    found = {}
+    n, (b, c, h, w) = (8192, (64, 256, 64, 32)) if gpu else (1024, (8, 128, 64, 32))
+    rates = {}
     with torch.no_grad():
         for name in dtypes:
             dtype = getattr(torch, name)
-            n, (b, c, h, w) = (8192, (64, 256, 64, 32)) if gpu else (1024, (8, 128, 64, 32))
             m = torch.randn(n, n, device=device).to(dtype)
             x = torch.randn(b, c, h, w, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-            k = torch.randn(c, c, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-            found[name] = {"matmul": 2e-9 * n**3 / best(lambda: m @ m), "conv": 2e-9 * b * c * c * 9 * h * w
-                           / best(lambda: F.conv2d(x, k, padding=1))}
-        a = torch.zeros(2**30 if gpu else 2**25, device=device)
-        b = torch.empty_like(a)
-        found["copy_gb_s"] = 2e-9 * a.numel() * 4 / best(lambda: b.copy_(a))
-    return found
+            kernel = torch.randn(c, c, 3, 3, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+            rates[name] = {"matmul": 2e-9 * n**3 / best(partial(torch.matmul, m, m)),
+                           "conv": 2e-9 * b * c * c * 9 * h * w / best(partial(F.conv2d, x, kernel, padding=1))}
+        source = torch.zeros(2**30 if gpu else 2**25, device=device)
+        target = torch.empty_like(source)
+        rates["copy_gb_s"] = 2e-9 * source.numel() * 4 / best(lambda: target.copy_(source))
+    return rates
 
 
 def best_rate(peak: dict, dtype: str) -> float:
@@ -167,10 +165,13 @@ def machine(device: str) -> dict:
         cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
                     if line.startswith("model name")), cpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}) else None
+    counts_pages = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if counts_pages else None
     versions = {p: metadata.version(p) for p in ("torch", "torchvision", "numpy")}
-    gpu = {"gpu": torch.cuda.get_device_name(), "gpu_gib": torch.cuda.get_device_properties(0).total_memory / 2**30,
-           "cuda": torch.version.cuda} if device == "cuda" else {"gpu": None}
+    gpu = {"gpu": None}
+    if device == "cuda":
+        gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda,
+               "gpu_gib": torch.cuda.get_device_properties(0).total_memory / 2**30}
     return {"system": platform.system(), "cpu": cpu, "architecture": platform.machine(), "cores": cores,
             "threads": torch.get_num_threads(), "ram_gib": ram, **gpu,
             "capability": torch.backends.cpu.get_cpu_capability(), "fast_bfloat16": fast_bfloat16(torch.device(device)),
@@ -183,8 +184,8 @@ def options(
 ) -> argparse.ArgumentParser:
     "The options that all benchmarks have."
     p = argparse.ArgumentParser(f"benchmarks/{name}.py", description=description)
-    p.add_argument("--quick", action="store_true", help="tiny sizes, seconds: does the script work? Its numbers mean "
-                   "little")
+    p.add_argument("--quick", action="store_true",
+                   help="tiny sizes, seconds: does the script work? Its numbers mean little")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     p.add_argument("--threads", type=positive, help="of torch; default: torch's own choice")
     p.add_argument("--repeat", type=positive, help="timed repetitions of each case; each script has its own default")
@@ -215,25 +216,28 @@ def run_cases(
     """Measure cases in a Python of their own: alone, a case's memory is its own. Raises RuntimeError with that
     process's last words."""
     env = {**os.environ, **({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})}
-    done = subprocess.run([sys.executable, script, "--case", json.dumps(cases)], env=env, capture_output=True,
-                          text=True)
-    if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["no message; was it killed for its memory?"])[-1]
-        raise RuntimeError(f"{' and '.join(map(describe, cases))}: ended with code {done.returncode}: {words}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    process = subprocess.run([sys.executable, script, "--case", json.dumps(cases)], env=env, capture_output=True,
+                             text=True)
+    if process.returncode:
+        words = (process.stderr.strip().splitlines() or ["no message; was it killed for its memory?"])[-1]
+        raise RuntimeError(f"{' and '.join(map(describe, cases))}: ended with code {process.returncode}: {words}")
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def describe(case: dict) -> str:
     "A case in words."
-    return ", ".join(f"{k} {v}" for k, v in case.items() if k not in ("device", "threads", "quick") and v not in (None, {}, False))
+    return ", ".join(f"{k} {v}" for k, v in case.items()
+                     if k not in ("device", "threads", "quick") and v not in (None, {}, False))
 
 
 def shown(value) -> str:
     "A number as a table shows it: three digits that count, and no exponent."
     if value is None: return "–"
     if not isinstance(value, float): return str(value)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(
-        value) >= 0.01 or not value else f"{value:.1g}"
+    size = abs(value)
+    if size >= 100: return f"{value:,.0f}"
+    if size >= 10: return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 0.01 or not value else f"{value:.1g}"
 
 
 def table(
@@ -243,10 +247,11 @@ def table(
     "Rows as aligned text."
     lines = [list(columns.values())] + [[shown(r.get(k)) for k in columns] for r in rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
-    number = [k for k, key in enumerate(columns) if any(isinstance(r.get(key), (int, float))
-                                                        and not isinstance(r.get(key), bool) for r in rows)]
-    return "\n".join("  ".join(v.rjust(w) if k in number else v.ljust(w) for k,
-                               (v, w) in enumerate(zip(line, widths))).rstrip() for line in lines)
+    def is_number(v): return isinstance(v, (int, float)) and not isinstance(v, bool)
+    numeric = [any(is_number(r.get(key)) for r in rows) for key in columns]
+    def text(line):
+        return "  ".join(v.rjust(w) if right else v.ljust(w) for v, w, right in zip(line, widths, numeric)).rstrip()
+    return "\n".join(map(text, lines))
 
 
 def ratios(
@@ -271,26 +276,27 @@ def growth(
 ) -> list:
     """How the time grows with the work, for rows that differ in it: the exponent in time ~ work ^ exponent (least
     squares on logarithms; 1 is in proportion), and the points."""
-    kinds, found = {}, []
+    kinds, slopes = {}, []
     for r in rows:
         kinds.setdefault(tuple(r.get(k) for k in same), []).append((r[size], r["median_ms"]))
     for key, points in kinds.items():
         work, ms = zip(*sorted(points))
         if work[0] == work[-1]: continue
         x, y = ([math.log(v) - sum(map(math.log, vs)) / len(vs) for v in vs] for vs in (work, ms))
-        found.append({**dict(zip(same, key)), "work_is": size, "from": work[0], "to": work[-1],
-                      "exponent": sum(a * b for a, b in zip(x, y)) / sum(a * a for a in x),
-                      "points": list(zip(work, ms))})
-    return found
+        slopes.append({**dict(zip(same, key)), "work_is": size, "from": work[0], "to": work[-1],
+                       "exponent": sum(a * b for a, b in zip(x, y)) / sum(a * a for a in x),
+                       "points": list(zip(work, ms))})
+    return slopes
 
 
 def growth_table(
-    found: list,     # from `growth`
+    slopes: list,    # from `growth`
     title: str,
 ) -> list:
     "The table that `report` prints of it; none when nothing was measured at two sizes."
-    return [{"title": title, "rows": found, "columns": {k: "of" if k == "work_is" else k for k in found[0]
-                                                        if k != "points"}}] if found else []
+    if not slopes: return []
+    columns = {k: "of" if k == "work_is" else k for k in slopes[0] if k != "points"}
+    return [{"title": title, "rows": slopes, "columns": columns}]
 
 
 def measured_case(
@@ -310,11 +316,11 @@ def measured_case(
             "machine": machine(device), "peak": peak, "load": load}
 
 
-def best_of(found: list) -> dict:
+def best_of(measured: list) -> dict:
     "The largest of each number of several peaks."
-    keys = [k for k in found[0] if isinstance(found[0][k], dict)]
-    return {k: {kind: max(p[k][kind] for p in found) for kind in found[0][k]}
-            for k in keys} | {"copy_gb_s": max(p["copy_gb_s"] for p in found)}
+    first = measured[0]
+    best = {k: {kind: max(p[k][kind] for p in measured) for kind in v} for k, v in first.items() if isinstance(v, dict)}
+    return best | {"copy_gb_s": max(p["copy_gb_s"] for p in measured)}
 
 
 def benchmark(
@@ -338,16 +344,13 @@ def benchmark(
         if a.out.exists() and not a.out.is_dir():
             raise ValueError(f"--out {a.out}: a file is there; give a folder")
         a.out.mkdir(parents=True, exist_ok=True)
-        todo, found = [{"device": device, "threads": a.threads, "quick": a.quick, **c} for c in cases(a, device)], []
-        # a quick run has one process for all: its memory is not that of a case
-        # a quick run has one process for all: its memory is not that of a case
-        # a quick run has one process for all: its memory is not that of a case
+        todo, results = [{"device": device, "threads": a.threads, "quick": a.quick, **c} for c in cases(a, device)], []
         # a quick run has one process for all: its memory is not that of a case
         for part in ([todo] if a.quick else [[c] for c in todo]):
-            print(f"{name} {len(found) + 1}/{len(todo)}: {' and '.join(map(describe, part))}", file=sys.stderr,
+            print(f"{name} {len(results) + 1}/{len(todo)}: {' and '.join(map(describe, part))}", file=sys.stderr,
                   flush=True)
-            found += run_cases(script, part, a.threads)
-        return report(name, a, columns, found, time.perf_counter() - began, finish)
+            results += run_cases(script, part, a.threads)
+        return report(name, a, columns, results, time.perf_counter() - began, finish)
     except (RuntimeError, ValueError, OSError) as e:
         print(f"{name}: {e}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -356,16 +359,21 @@ def benchmark(
     return 2
 
 
-def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds: float, finish: Callable[[list, dict],
-                                                                                                          dict]) -> int:
+def report(
+    name: str,
+    a: argparse.Namespace,
+    columns: dict,                          # of the printed table
+    results: list,                          # of the cases, from `measured_case`
+    seconds: float,                         # that all of them took
+    finish: Callable[[list, dict], dict],   # as in `benchmark`
+) -> int:
     "Print and write what the cases found."
-    rows, peak, where = [f["row"] for f in found], best_of([f["peak"] for f in found]), found[0]["machine"]
-    loads = [f["load"] for f in found if f["load"] is not None]
+    rows, peak, computer = [r["row"] for r in results], best_of([r["peak"] for r in results]), results[0]["machine"]
+    loads = [r["load"] for r in results if r["load"] is not None]
     more = finish(rows, peak)
+    words = [v for v in sys.argv[1:] if v not in ("--out", str(a.out))]
     result = {"name": name, "quick": a.quick, "date": time.strftime("%Y-%m-%d %H:%M"), "seconds": seconds,
-              "machine": where, "peak": peak, "load": loads,
-              "command": " ".join([f"benchmarks/{name}.py", *[v for v in sys.argv[1:] if v not in ("--out",
-                                                                                                   str(a.out))]]),
+              "machine": computer, "peak": peak, "load": loads, "command": " ".join([f"benchmarks/{name}.py", *words]),
               "rows": rows, "ratios": [], **more}
     if a.quick:
         result["notes"] = [*result.get("notes", []), "quick: all cases in one process, so peak memory is that of all "
@@ -374,10 +382,10 @@ def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-    print(machine_line(where, peak))
-    if loads and max(loads) > 0.7 + where["threads"]:
-        print(f"note: the machine had other work (load up to {max(loads):.1f}, of it {where['threads']} ours): compare "
-              "rows with care")
+    print(machine_line(computer, peak))
+    if loads and max(loads) > 0.7 + computer["threads"]:
+        print(f"note: the machine had other work (load up to {max(loads):.1f}, of it {computer['threads']} ours): "
+              "compare rows with care")
     print(table(rows, columns))
     for extra in result.get("tables", []):
         print(f"\n{extra['title']}\n{table(extra['rows'], extra['columns'])}")
@@ -389,11 +397,11 @@ def report(name: str, a: argparse.Namespace, columns: dict, found: list, seconds
     return 0
 
 
-def machine_line(where: dict, peak: dict) -> str:
+def machine_line(computer: dict, peak: dict) -> str:
     "The machine in one line, its peak in another."
-    gpu = f"{where['gpu']}, CUDA {where['cuda']}, " if where["gpu"] else ""
+    gpu = f"{computer['gpu']}, CUDA {computer['cuda']}, " if computer["gpu"] else ""
     rates = ", ".join(f"{d} {p['conv']:,.0f} (convolution) {p['matmul']:,.0f} (matrix product)" for d, p in peak.items()
                       if isinstance(p, dict))
-    return (f"{gpu}{where['cpu']}, {where['cores']} cores, {where['threads']} threads, {where['system']}; Python "
-            f"{where['python']}, torch {where['torch']}, " f"numpy {where['numpy']}, dgnet {where['code']}\nmeasured "
-            f"peak, GFLOP/s: {rates}; copy {peak['copy_gb_s']:.0f} GB/s")
+    return ("{gpu}{cpu}, {cores} cores, {threads} threads, {system}; Python {python}, torch {torch}, numpy {numpy}, "
+            "dgnet {code}".format(**computer | {"gpu": gpu})
+            + f"\nmeasured peak, GFLOP/s: {rates}; copy {peak['copy_gb_s']:.0f} GB/s")

@@ -1,8 +1,9 @@
 """Evaluation at Market-1501's and MSMT17's size, CMC and both APs from both heads, against a loop over the queries.
 
-Features are random: a centre for each person, the same at every camera, and noise; persons, cameras and distractors are as many as in the real sets.
-The loop is the textbook's: for each query all scores, a full argsort, index sets of good and of junk photos, and the trapezoid rule in Python. At
-MSMT17's size it runs on some of the queries and its time is scaled up. Both must find the same APs."""
+Features are random: a centre for each person, the same at every camera, and noise; persons, cameras and distractors are
+as many as in the real sets. The loop is the textbook's: for each query all scores, a full argsort, index sets of good
+and of junk photos, and the trapezoid rule in Python. At MSMT17's size it runs on some of the queries and its time is
+scaled up. Both must find the same APs."""
 import argparse
 import sys
 import time
@@ -10,7 +11,8 @@ import time
 from common import benchmark, growth, growth_table, memory, options, positive, usage
 
 SIZES = {   # queries, gallery, people among them, distractors in the gallery, cameras
-    "tiny": (40, 300, 20, 60, 4), "small": (800, 4_000, 180, 700, 6), "market": (3_368, 15_913, 750, 2_798, 6), "msmt17": (11_659, 82_161, 3_060, 0, 15),
+    "tiny": (40, 300, 20, 60, 4), "small": (800, 4_000, 180, 700, 6),
+    "market": (3_368, 15_913, 750, 2_798, 6), "msmt17": (11_659, 82_161, 3_060, 0, 15),
 }
 D = 512        # numbers in a head's feature
 LIMIT_GIB = 6  # MSMT17's evaluation must fit in here
@@ -24,8 +26,8 @@ def embeddings(n: int, ids, n_cams: int, centres, rng):
     from dgnet.reid import Embeddings
     def features(c):
         return F.normalize(c[ids] + 3.0 * torch.randn(n, D, generator=rng) / D**0.5, dim=1)
-    return Embeddings(features(centres[0]), features(centres[1]), ids, torch.randint(1, n_cams + 1, (n,),
-                                                                                     generator=rng))
+    prim, fine = features(centres[0]), features(centres[1])
+    return Embeddings(prim, fine, ids, torch.randint(1, n_cams + 1, (n,), generator=rng))
 
 
 def two_sides(size: str):
@@ -48,7 +50,7 @@ def by_loop(query, gallery, rows: list, beta: float) -> list:
     features = torch.cat([gallery.prim, gallery.fine], 1)
     wanted = torch.cat([query.prim, beta * query.fine], 1)
     gallery_ids, gallery_cams, ids, cams = (v.numpy() for v in (gallery.ids, gallery.cams, query.ids, query.cams))
-    found = []
+    results = []
     for k in rows:
         score = torch.mm(features, wanted[k].view(-1, 1)).squeeze(1).numpy()
         order = np.argsort(score)[::-1]
@@ -59,15 +61,15 @@ def by_loop(query, gallery, rows: list, beta: float) -> list:
         ranks = np.argwhere(np.isin(order, good)).flatten()
         cmc = np.zeros(len(order), dtype=int)
         if not len(good):
-            found.append((0.0, np.inf))
+            results.append((0.0, np.inf))
             continue
         cmc[ranks[0]:] = 1
         ap = 0.0
         for i, r in enumerate(ranks):
             before = i / r if r else 1.0
             ap += (before + (i + 1) / (r + 1)) / 2 / len(good)
-        found.append((ap, int(ranks[0])))
-    return found
+        results.append((ap, int(ranks[0])))
+    return results
 
 
 def measure(case: dict) -> dict:
@@ -75,30 +77,29 @@ def measure(case: dict) -> dict:
     import warnings
 
     import numpy as np
-    import torch
 
     from dgnet.reid import rank_metrics
     warnings.simplefilter("ignore")   # a few random queries have no match at another camera
     query, gallery = two_sides(case["size"])
     n_query, n_gallery = len(query.ids), len(gallery.ids)
     before, rows = memory()["now"], np.random.default_rng(0).permutation(n_query)[:case["queries"]].tolist()
-    row = {"size": case["size"], "queries": n_query, "gallery": n_gallery, "method": case["method"], "features_mib": 8
-           * D * (n_query + n_gallery) / 2**20}
+    row = {"size": case["size"], "queries": n_query, "gallery": n_gallery, "method": case["method"],
+           "features_mib": 8 * D * (n_query + n_gallery) / 2**20}
     if case["method"] == "loop":
         began, used = time.perf_counter(), usage()["cpu"]
-        found = by_loop(query, gallery, rows, 0.5)
+        results = by_loop(query, gallery, rows, 0.5)
         seconds, used = time.perf_counter() - began, usage()["cpu"] - used
-        ap, first = (np.array(v) for v in zip(*found))
-        return row | {"measured": len(rows), "median_ms": 1e3 * seconds * n_query / len(rows), "cpu_ms": 1e3 * used
-                      * n_query / len(rows), "ms_per_query": 1e3 * seconds / len(rows), "mAP": float(ap.mean()),
-                      "ap": ap.tolist(), "peak_mib": memory()["peak"], "above_mib": memory()["peak"] - before,
-                      "gflop_s": 4e-9 * D * len(rows) * n_gallery / seconds}
-    on = [e._replace(**{k: v.to(case["device"]) for k, v in e._asdict().items()}) for e in (query, gallery)]
-    rank_metrics(on[0].take(slice(0, 64)), on[1])   # warm-up
+        ap = np.array([ap for ap, _ in results])
+        return row | {"measured": len(rows), "median_ms": 1e3 * seconds * n_query / len(rows),
+                      "cpu_ms": 1e3 * used * n_query / len(rows), "ms_per_query": 1e3 * seconds / len(rows),
+                      "mAP": float(ap.mean()), "ap": ap.tolist(), "peak_mib": memory()["peak"],
+                      "above_mib": memory()["peak"] - before, "gflop_s": 4e-9 * D * len(rows) * n_gallery / seconds}
+    sides = [e._replace(**{k: v.to(case["device"]) for k, v in e._asdict().items()}) for e in (query, gallery)]
+    rank_metrics(sides[0].take(slice(0, 64)), sides[1])   # warm-up
     times, used = [], usage()["cpu"]
     for _ in range(case["repeat"]):
         began = time.perf_counter()
-        r = rank_metrics(*on)
+        r = rank_metrics(*sides)
         times.append(time.perf_counter() - began)   # it ends with numbers on the CPU
     ms, used = 1e3 * float(np.median(times)), (usage()["cpu"] - used) / len(times)
     if case["device"] == "cuda":
@@ -113,24 +114,23 @@ def cases(a: argparse.Namespace, device: str) -> list:
     sizes = a.sizes or (["tiny"] if a.quick else ["small", "market", "msmt17"])
     def part(size):
         return min(SIZES[size][0], a.queries or (200 if size == "msmt17" else SIZES[size][0]))
-    return [dict(size=s, method=m, queries=part(s), repeat=a.repeat or (1 if s == "msmt17" else 3)) for s in sizes
-            for m in ("package", "loop")]
+    return [dict(size=s, method=m, queries=part(s), repeat=a.repeat or (1 if s == "msmt17" else 3))
+            for s in sizes for m in ("package", "loop")]
 
 
 def finish(rows: list, peak: dict) -> dict:
     "How many times faster, and whether both found the same."
-    found, notes = [], []
+    speed_ups, notes = [], []
     for ours, loop in zip(rows[::2], rows[1::2]):
         pairs = list(zip(ours.pop("ap"), loop.pop("ap"), strict=True))
         worst, mean = max(abs(x - y) for x, y in pairs), abs(sum(x - y for x, y in pairs)) / len(pairs)
-        found.append({"size": ours["size"], "ratio": "loop / package", "of": "whole time",
-                      "value": loop["median_ms"] / ours["median_ms"]})
-        found.append({"size": ours["size"], "ratio": "loop / package", "of": "processor time",
-                      "value": loop["cpu_ms"] / ours["cpu_ms"]})
+        for key, of in (("median_ms", "whole time"), ("cpu_ms", "processor time")):
+            speed_ups.append({"size": ours["size"], "ratio": "loop / package", "of": of,
+                              "value": loop[key] / ours[key]})
         ours["largest_difference"] = worst
-        notes.append(f"{ours['size']}: the loop ran on {loop['measured']:,} of {loop['queries']:,} "
-                     f"queries{'' if loop['measured'] == loop['queries'] else ', its time is scaled up'}; largest "
-                     f"difference of an AP {worst:.1e}")
+        scaled = "" if loop["measured"] == loop["queries"] else ", its time is scaled up"
+        notes.append(f"{ours['size']}: the loop ran on {loop['measured']:,} of {loop['queries']:,} queries{scaled}; "
+                     f"largest difference of an AP {worst:.1e}")
         if mean > 1e-4:
             raise ValueError(f"at size {ours['size']} the package and the loop disagree on mAP by {mean:.3g}, more "
                              "than near-ties explain: one of them is wrong")
@@ -142,9 +142,10 @@ def finish(rows: list, peak: dict) -> dict:
         r["seconds"], r["cpu_s"] = r["median_ms"] / 1e3, r["cpu_ms"] / 1e3
         r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
     grown = growth(rows, "pairs", ("method",))
-    return {"ratios": found, "growth": grown, "tables": growth_table(grown, "growth: time ~ (queries x gallery) ^ "
-                                                                     "exponent"), "notes": notes
-            + ["of peak: the scores' matrix products alone, over the whole time"]}
+    return {"ratios": speed_ups, "growth": grown,
+            "tables": growth_table(grown, "growth: time ~ (queries x gallery) ^ exponent"),
+            "notes": notes + ["of peak: the scores' matrix products alone, over the whole time"]}
+
 
 COLUMNS = {"size": "size", "queries": "queries", "gallery": "gallery", "method": "method", "measured": "measured",
            "seconds": "seconds", "cpu_s": "CPU s", "ms_per_query": "ms/query", "mAP": "mAP",
@@ -156,5 +157,6 @@ def main() -> int:
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: small, market and msmt17")
     p.add_argument("--queries", type=positive, help="queries that the loop runs on; default: all, at MSMT17's size 200")
     return benchmark("evaluation", __file__, p, cases, measure, finish, COLUMNS)
+
 
 if __name__ == "__main__": sys.exit(main())

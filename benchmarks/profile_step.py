@@ -1,12 +1,14 @@
-"""Where the time of a training step goes: by kind of operation, by pass and network (forward and backward), by single operation, and by the
-shapes of its tensors; and which passes copy.
+"""Where the time of a training step goes: by kind of operation, by pass and network (forward and backward), by single
+operation, and by the shapes of its tensors; and which passes copy.
 
-A backward operation is told to belong to the pass whose forward operation it differentiates (by autograd's sequence numbers); what the optimisers
-do, what accumulates gradients and what draws the batch stand by themselves. The profiler costs time of its own: shares count, not milliseconds."""
+A backward operation is told to belong to the pass whose forward operation it differentiates (by autograd's sequence
+numbers); what the optimisers do, what accumulates gradients and what draws the batch stand by themselves. The profiler
+costs time of its own: shares count, not milliseconds."""
 import argparse
 import re
 import sys
 from collections import defaultdict
+from itertools import product
 
 from common import benchmark, options, positive
 from steps import PHASES, SIZES, Training, value
@@ -21,9 +23,10 @@ GROUPS = (   # of operations; the first pattern that is found in the name decide
     ("pooling and upsampling", r"pool|upsample"),
     ("casts and copies", r"copy|_to\b|to_copy|contiguous|clone|aten::cat|roll|flip|gather|index|stack|split"),
     ("reduction", r"sum|mean|norm|abs|l1_loss|nll|kl_div|max|min"),
-    ("elementwise", r"add|sub|mul|div|sqrt|pow|neg|exp|log|where|lerp|sign|fill|zero|bernoulli|dropout|lt|gt|ge|le|eq|ne|clamp"),
+    ("elementwise", r"add|sub|mul|div|sqrt|pow|neg|exp|log|where|lerp|sign|fill|zero|bernoulli|dropout"
+                    r"|lt|gt|ge|le|eq|ne|clamp"),
 )
-WHERE = "dgnet: "   # marks our own ranges in the trace
+PREFIX = "dgnet: "   # marks our own ranges in the trace
 
 
 def group(name: str) -> str:
@@ -35,7 +38,7 @@ def labelled(f, label: str):
     "A function whose calls are marked in the trace."
     from torch.profiler import record_function
     def call(*args, **kw):
-        with record_function(WHERE + label):
+        with record_function(PREFIX + label):
             return f(*args, **kw)
     return call
 
@@ -44,10 +47,9 @@ def mark(run: Training) -> None:
     "Mark the parts of a step and every pass through a network, from outside: the package stays as it is."
     import dgnet.train as train
     for name, label in {"draw_batch": "draw the batch", "batch_to": "move the batch",
-                        "decode_batch": "encode and decode", "d_step": "D's loss",
-                        "gradient_punishment": "D's punishment", "image_losses": "losses of images",
-                        "identity_losses": "L^s_id", "code_losses": "losses of codes", "feed_losses": "feed",
-                        "descend": "step"}.items():
+                        "decode_batch": "encode and decode", "d_losses": "D's loss", "r1_penalty": "D's punishment",
+                        "image_losses": "losses of images", "identity_losses": "L^s_id",
+                        "code_losses": "losses of codes", "feed_losses": "feed", "update": "step"}.items():
         setattr(train, name, labelled(getattr(train, name), label))
     m = run.state.model
     for name, net in {"E_a": m.E_a, "E_s": m.E_s, "G": m.G, "D": m.D, "teacher": run.teacher}.items():
@@ -81,12 +83,12 @@ class Trace:
     def enclosing(self, e) -> str | None:
         """Part and network of the ranges around an event: `L^s_id: E_a`. A range inside the backward pass counts too
         (the punishment's)."""
-        found = []
+        labels = []
         for p in self.parents(e):
-            if p.scope == 1 and p.name.startswith("autograd::engine") and not found: return None
-            if p.name.startswith(WHERE): found.append(p.name[len(WHERE):])
-        if not found or found == ["step"]: return None
-        return ": ".join(dict.fromkeys(v for v in reversed(found) if v != "step"))
+            if p.scope == 1 and p.name.startswith("autograd::engine") and not labels: return None
+            if p.name.startswith(PREFIX): labels.append(p.name[len(PREFIX):])
+        if not labels or labels == ["step"]: return None
+        return ": ".join(dict.fromkeys(v for v in reversed(labels) if v != "step"))
 
     def label(self, e, sources: dict) -> str:
         for p in self.parents(e):
@@ -95,20 +97,20 @@ class Trace:
             if p.name.startswith("Optimizer.zero_grad"): return "zero_grad"
             if "AccumulateGrad" in p.name: return "accumulate gradients"
             if p.scope == 1 and p.sequence_nr in sources:
-                inside = any(q.name == WHERE + "D's punishment" for q in self.parents(p))
+                inside = any(q.name == PREFIX + "D's punishment" for q in self.parents(p))
                 return "D's punishment: its gradient" if inside else f"{sources[p.sequence_nr]} (backward)"
         return self.enclosing(e) or "rest"
 
     def shares(self, key, n: int) -> list:
         "Milliseconds per step and share of all, largest first."
-        spent, count = defaultdict(float), defaultdict(int)
+        times, count = defaultdict(float), defaultdict(int)
         for e in self.events:
             if (t := own_time(e, self.gpu)) > 0:
-                spent[key(e)] += t
+                times[key(e)] += t
                 count[key(e)] += 1
-        total = sum(spent.values())
-        return [{"what": str(k), "ms": v / 1e3 / n, "share": v / total, "calls": count[k] / n} for k,
-                v in sorted(spent.items(), key=lambda kv: -kv[1])]
+        total = sum(times.values())
+        return [{"what": str(k), "ms": v / 1e3 / n, "share": v / total, "calls": count[k] / n}
+                for k, v in sorted(times.items(), key=lambda kv: -kv[1])]
 
 
 def measure(case: dict) -> dict:
@@ -129,24 +131,24 @@ def measure(case: dict) -> dict:
     seconds = (time.perf_counter() - began) / n
     trace = Trace(p.events(), gpu)
     def op(e):
-        return e.name.removeprefix("aten::") if not e.name.startswith(WHERE) else "Python between operations"
+        return e.name.removeprefix("aten::") if not e.name.startswith(PREFIX) else "Python between operations"
     def shape(e):
         return f"{op(e)} {' '.join('x'.join(map(str, v)) for v in e.input_shapes[:3] if v)}"
     def kind(e):
         label = trace.labels[id(e)]
+        between = e.name.startswith((PREFIX, "Optimizer", "autograd::", "torch::")) or "evaluate_function" in e.name
         if label.startswith("optimiser"): return "optimisers"
-        if e.name.startswith((WHERE, "Optimizer", "autograd::", "torch::")) or "evaluate_function" in e.name:
-            return "Python and autograd between operations"
-        return group(e.name)
+        return "Python and autograd between operations" if between else group(e.name)
+    def copier(e):
+        if kind(e) != "casts and copies": return "all else"
+        return f"{e.name.removeprefix('aten::')} in {trace.labels[id(e)]}"
     cfg = run.cfg
     return {"size": case["size"], "image": f"{cfg.height}x{cfg.width}", "batch": cfg.batch, "phase": case["phase"],
             "precision": cfg.precision, "merge": cfg.merge_passes, "n": n, "median_ms": 1e3 * seconds,
             "by_kind": trace.shares(kind, n), "by_pass": trace.shares(lambda e: trace.labels[id(e)], n),
-            "by_network": trace.shares(lambda e: network(trace.labels[id(e)]), n), "by_operation": trace.shares(op,
-                                                                                                                n)[:25],
-            "by_shape": trace.shares(shape, n)[:40],
-            "copies": trace.shares(lambda e: f"{e.name.removeprefix('aten::')} in {trace.labels[id(e)]}"
-                                   if kind(e) == "casts and copies" else "all else", n)[:12]}
+            "by_network": trace.shares(lambda e: network(trace.labels[id(e)]), n),
+            "by_operation": trace.shares(op, n)[:25], "by_shape": trace.shares(shape, n)[:40],
+            "copies": trace.shares(copier, n)[:12]}
 
 
 def network(label: str) -> str:
@@ -160,13 +162,18 @@ def network(label: str) -> str:
 
 
 def cases(a: argparse.Namespace, device: str) -> list:
-    sizes = a.sizes or (["smoke"] if a.quick else ["paper"] if device == "cuda" else ["paper", "mini"])
+    gpu = device == "cuda"
+    usual = ["paper"] if gpu else ["paper", "mini"]
+    sizes = a.sizes or (["smoke"] if a.quick else usual)
     precisions = a.precisions or (["float32"] if a.quick else ["float32", "bfloat16"])
     phases = a.phases or (["full"] if a.quick else PHASES)
-    return [dict(size=s, phase=f, precision=p, merge=s != "paper" or a.merge, batch=a.batch
-                 or (None if s != "paper" else 8 if device == "cuda" else 4), recipe=a.recipe, set=dict(a.set),
-                 repeat=a.repeat or (2 if a.quick or s == "paper" and device == "cpu" else 10)) for s in sizes
-            for f in phases for p in precisions]
+    def case(size, phase, precision):
+        paper = size == "paper"
+        batch = (8 if gpu else 4) if paper else None   # None: the tier's own
+        repeat = 2 if a.quick or paper and not gpu else 10
+        return dict(size=size, phase=phase, precision=precision, merge=not paper or a.merge, batch=a.batch or batch,
+                    recipe=a.recipe, set=dict(a.set), repeat=a.repeat or repeat)
+    return [case(*c) for c in product(sizes, phases, precisions)]
 
 
 def finish(rows: list, peak: dict) -> dict:
@@ -180,8 +187,9 @@ def finish(rows: list, peak: dict) -> dict:
                          ("copies", 10)):
             tables.append({"title": f"{r['size']}, {r['phase']} phase, {r['precision']}: {by.replace('_', ' ')}",
                            "rows": r[by][:most], "columns": share})
-    return {"tables": tables, "notes": ["ms: with the profiler on; shares of the time that the profiler saw in "
-                                        "operations"]}
+    return {"tables": tables,
+            "notes": ["ms: with the profiler on; shares of the time that the profiler saw in operations"]}
+
 
 COLUMNS = {"size": "size", "image": "image", "batch": "batch", "phase": "phase", "precision": "precision",
            "merge": "merged", "n": "steps", "median_ms": "ms (profiled)", "convolutions": "convolutions",
@@ -193,13 +201,14 @@ def main() -> int:
     p.add_argument("--sizes", nargs="+", choices=SIZES, help="default: paper and mini; on a GPU paper")
     p.add_argument("--phases", nargs="+", choices=PHASES)
     p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"))
-    p.add_argument("--merge", action="store_true", help="one batch through E_a instead of several, at the paper's size "
-                   "too")
+    p.add_argument("--merge", action="store_true",
+                   help="one batch through E_a instead of several, at the paper's size too")
     p.add_argument("--recipe", choices=("official", "paper"), default="official")
-    p.add_argument("--batch", type=positive, help="photos x_i in a step; default at the paper's size: 4 on a CPU, 8 on "
-                   "a GPU")
+    p.add_argument("--batch", type=positive,
+                   help="photos x_i in a step; default at the paper's size: 4 on a CPU, 8 on a GPU")
     p.add_argument("--set", type=value, nargs="+", default=[], metavar="FIELD=VALUE",
                    help="any field of the configuration")
     return benchmark("profile_step", __file__, p, cases, measure, finish, COLUMNS)
+
 
 if __name__ == "__main__": sys.exit(main())

@@ -1,8 +1,13 @@
-"""Whom should mini train on? What *perfect* pictures are worth to E_a, for several choices of people, photos, cameras, learning rate and start: true swaps, labelled by the teacher and by the right name, against the control, on validation people.
+"""Whom should mini train on? What *perfect* pictures are worth to E_a, for several choices of people, photos, cameras,
+learning rate and start: true swaps, labelled by the teacher and by the right name, against the control, on validation
+people.
 
     python benchmarks/regime.py --list
-    python benchmarks/regime.py --only mini slow --seed 0        # adds rows to figures/regime.csv, which the notebook study_pilots reads
-    python benchmarks/regime.py --only one_camera_slower --own conditional --seed 0 1 2   # DG-Net's own swaps in place of true ones: figures/regime_own.csv
+    python benchmarks/regime.py --only mini slow --seed 0
+    python benchmarks/regime.py --only one_camera_slower --own conditional --seed 0 1 2
+
+The second adds rows to figures/regime.csv, which the notebook study_pilots reads; the third, with DG-Net's own swaps in
+place of true ones, to figures/regime_own.csv.
 """
 import argparse
 import csv
@@ -13,12 +18,13 @@ from pathlib import Path
 import torch
 
 from dgnet.bound import draw_true_swaps
-from dgnet.config import PER_DATASET
+from dgnet.config import PER_DATASET, make_config
 from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
 from dgnet.datasets import relabel
-from dgnet.runs import asked_config, evaluate, get_data, get_run, get_start, get_teacher, load_split
+from dgnet.loop import refresh_batch_norm
+from dgnet.runs import evaluate, get_data, get_run, get_start, get_teacher, load_split
 from dgnet.synthetic import read_factors
-from dgnet.train import GeneratedBatch, TrainState, fit, refresh_batch_norm
+from dgnet.train import GeneratedBatch, TrainState, fit
 
 # strangers of whom E_a cannot learn what a wall is: their backbone alone is asked for
 ONE_CAMERA = dict(cameras=1, n_iter=2_500, teacher_iter=2_000, generate=False)
@@ -29,15 +35,19 @@ REGIMES = {   # name: (in words, what is changed from mini, what is changed from
     "slower": ("E_a at a quarter of the rate", dict(lr_id=0.0005), {}),
     "slower_gentle": ("E_a at a quarter of the rate, the teacher at a tenth", dict(lr_id=0.0005, teacher_lr=0.002), {}),
     "one_camera": ("4 photos by one camera", dict(shots=4, cameras=1), {}),
-    "one_camera_slower": ("4 photos by one camera, E_a at a quarter of the rate", dict(shots=4, cameras=1, lr_id=0.0005), {}),
-    "one_camera_gentle": ("4 photos by one camera, E_a at a quarter of the rate, the teacher at a tenth", dict(shots=4, cameras=1, lr_id=0.0005, teacher_lr=0.002), {}),
-    "one_camera_lowest": ("4 photos by one camera, E_a and the teacher at a tenth of the rate", dict(shots=4, cameras=1, lr_id=0.0002, teacher_lr=0.002), {}),
+    "one_camera_slower": ("4 photos by one camera, E_a at a quarter of the rate",
+                          dict(shots=4, cameras=1, lr_id=0.0005), {}),
+    "one_camera_gentle": ("4 photos by one camera, E_a at a quarter of the rate, the teacher at a tenth",
+                          dict(shots=4, cameras=1, lr_id=0.0005, teacher_lr=0.002), {}),
+    "one_camera_lowest": ("4 photos by one camera, E_a and the teacher at a tenth of the rate",
+                          dict(shots=4, cameras=1, lr_id=0.0002, teacher_lr=0.002), {}),
     "few": ("50 people", dict(people=50), {}),
     "few_slower": ("50 people, E_a at a quarter of the rate", dict(people=50, lr_id=0.0005), {}),
     "start_one": ("strangers by one camera each", {}, ONE_CAMERA),
     "start_one_slow": ("strangers by one camera each, E_a at half the rate", dict(lr_id=0.001), ONE_CAMERA),
     "start_one_slower": ("strangers by one camera each, E_a at a quarter of the rate", dict(lr_id=0.0005), ONE_CAMERA),
-    "start_one_crowd": ("strangers by one camera each, 600 people, E_a at half the rate, the teacher longer", dict(lr_id=0.001, people=600, teacher_iter=1500), ONE_CAMERA),
+    "start_one_crowd": ("strangers by one camera each, 600 people, E_a at half the rate, the teacher longer",
+                        dict(lr_id=0.001, people=600, teacher_iter=1500), ONE_CAMERA),
     "start_few": ("400 strangers", {}, FEW),
     "start_few_slow": ("400 strangers, E_a at half the rate", dict(lr_id=0.001), FEW),
     "start_few_slower": ("400 strangers, E_a at a quarter of the rate", dict(lr_id=0.0005), FEW),
@@ -48,12 +58,12 @@ COLUMNS = ("regime", "changed", "seed", "photos", "teacher", "teacher R@1", "con
 
 def with_true_swaps(cfg, data, teacher):
     "E_a, fed from the warm-up on with true swaps in place of G's: four of every photo, drawn once."
-    cfg, images, labels = replace(cfg, offline=True), load_split(data.train,
-                                                                 cfg), torch.from_numpy(relabel(data.train.ids))
+    cfg, labels = replace(cfg, offline=True), torch.from_numpy(relabel(data.train.ids))
+    images = load_split(data.train, cfg)
     swaps = draw_true_swaps(images, *read_factors(data.root).lookup(data.train.paths), cfg)
     state = TrainState(cfg, data.n_ids, labels, teacher.net.backbone, default_device(), maker=get_start(cfg).generator)
-    fit(state, teacher.net.train(cfg.teacher_train), images, labels, store=GeneratedBatch(swaps.truth, labels[swaps.i],
-                                                                                          labels[swaps.j]))
+    fed = GeneratedBatch(swaps.truth, labels[swaps.i], labels[swaps.j])
+    fit(state, teacher.net.train(cfg.teacher_train), images, labels, generated=fed)
     refresh_batch_norm(state.model.E_a, images, cfg)
     return state.model.eval().E_a
 
@@ -61,41 +71,42 @@ def with_true_swaps(cfg, data, teacher):
 def run_regime(name: str, seed: int, dataset: str = "duke") -> dict:
     """Teacher, control and E_a with true swaps, labelled by the teacher and by the right name, in one regime: mAP in
     per cent, both features, validation people."""
-    said, changes, strangers = REGIMES[name]
-    mine = PER_DATASET["mini", "strangers"]
-    PER_DATASET["mini", "strangers"] = mine | strangers
+    words, changes, strangers = REGIMES[name]
+    usual = PER_DATASET["mini", "strangers"]
+    PER_DATASET["mini", "strangers"] = usual | strangers
     try:
-        cfg = asked_config("mini", dataset, seed=seed, **changes)
+        cfg = make_config("mini", dataset, seed=seed, **changes)
         data = get_data(cfg)
         teacher = get_teacher(cfg, data)
         def mean_ap(net):
             return 100 * evaluate(net, data.val_query, data.val_gallery, cfg)["both"].mAP
         control = mean_ap(get_run("mini", dataset, generate=False, seed=seed, **changes).model.E_a)
-        true, named = (mean_ap(with_true_swaps(replace(cfg, soft_label=label), data, teacher)) for label in ("teacher", "conditional"))
+        true, named = (mean_ap(with_true_swaps(replace(cfg, soft_label=label), data, teacher))
+                       for label in ("teacher", "conditional"))
     finally:
-        PER_DATASET["mini", "strangers"] = mine
-    return {"regime": name, "changed": said, "seed": seed, "photos": data.train.n, "teacher": 100
-            * teacher.about["mAP"], "teacher R@1": 100 * teacher.about["rank1"], "control": control, "true swaps": true,
-            "worth": true - control, "true swaps, right name": named, "worth, right name": named - control,
+        PER_DATASET["mini", "strangers"] = usual
+    return {"regime": name, "changed": words, "seed": seed, "photos": data.train.n,
+            "teacher": 100 * teacher.about["mAP"], "teacher R@1": 100 * teacher.about["rank1"], "control": control,
+            "true swaps": true, "worth": true - control, "true swaps, right name": named,
+            "worth, right name": named - control,
             "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
 
 
 def run_own(name: str, seed: int, label: str, dataset: str = "duke") -> dict:
     """DG-Net, its swaps named by `label`, against the control of the same regime: mAP in per cent, both features,
     validation and test people."""
-    said, changes, strangers = REGIMES[name]
+    words, changes, strangers = REGIMES[name]
     if strangers:
         raise ValueError(f"{name}: strangers of its own, who taught no generator. Choose a regime without")
-    marks = {}
-    for who, more in (("control", {"generate": False}), ("DG-Net", {"soft_label": label})):
+    mean_ap = {}
+    for method, more in (("control", {"generate": False}), ("DG-Net", {"soft_label": label})):
         run = get_run("mini", dataset, seed=seed, **changes, **more)
         for people, query, gallery in (("validation", run.data.val_query, run.data.val_gallery),
                                        ("test", run.data.query, run.data.gallery)):
-            marks[f"{who}, {people}"] = 100 * evaluate(run.model.E_a, query, gallery, run.config)["both"].mAP
-    return {"regime": name, "changed": said, "seed": seed, "label": label, **marks,
-            "gain, validation": marks["DG-Net, validation"] - marks["control, validation"],
-            "gain, test": marks["DG-Net, test"] - marks["control, test"], "device": device_name(default_device()),
-            "date": time.strftime("%Y-%m-%d")}
+            mean_ap[f"{method}, {people}"] = 100 * evaluate(run.model.E_a, query, gallery, run.config)["both"].mAP
+    gains = {f"gain, {p}": mean_ap[f"DG-Net, {p}"] - mean_ap[f"control, {p}"] for p in ("validation", "test")}
+    return {"regime": name, "changed": words, "seed": seed, "label": label, **mean_ap, **gains,
+            "device": device_name(default_device()), "date": time.strftime("%Y-%m-%d")}
 
 
 def add_row(row: dict, file: Path) -> None:
@@ -116,7 +127,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--out", type=Path, help="default: figures/regime.csv, or regime_own.csv")
     a = parser.parse_args()
-    if a.list: return print(*(f"{k:12s} {said}" for k, (said, *_) in REGIMES.items()), sep="\n")
+    if a.list: return print(*(f"{k:12s} {words}" for k, (words, *_) in REGIMES.items()), sep="\n")
     torch.set_num_threads(1)
     keep_freed_memory()
     out = a.out or FIGURES / ("regime_own.csv" if a.own else "regime.csv")
@@ -124,5 +135,6 @@ def main() -> None:
     for name in a.only:
         for seed in a.seed:
             add_row(run_own(name, seed, a.own) if a.own else run_regime(name, seed), out)
+
 
 if __name__ == "__main__": main()

@@ -13,8 +13,8 @@ def main() -> int:
     p = options("run_all", __doc__)
     p.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS)
     a = p.parse_args()
-    given = [v for name, x in (("--device", a.device), ("--threads", a.threads), ("--repeat", a.repeat),
-                               ("--out", a.out)) if x for v in (name, str(x))] + ["--quick"] * a.quick
+    asked = {"--device": a.device, "--threads": a.threads, "--repeat": a.repeat, "--out": a.out}
+    given = [v for name, x in asked.items() if x for v in (name, str(x))] + ["--quick"] * a.quick
     began, failed = time.perf_counter(), []
     for name in SCRIPTS:
         if name not in a.only: continue
@@ -24,6 +24,7 @@ def main() -> int:
         failed += [name] * bool(code)
     print(f"── {'failed: ' + ', '.join(failed) if failed else 'all done'}, {time.perf_counter() - began:.0f} s")
     return 2 if failed else 0
+
 
 if __name__ == "__main__":
     try:

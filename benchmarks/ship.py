@@ -2,7 +2,6 @@
 
     python benchmarks/ship.py mini:strangers midi:strangers midi:market midi:duke
 """
-import json
 import shutil
 import sys
 from dataclasses import replace
@@ -11,22 +10,26 @@ from pathlib import Path
 import torch
 
 from dgnet.config import make_config, recipe_words, run_key
-from dgnet.core import WEIGHTS
+from dgnet.core import LOCAL, WEIGHTS
 from dgnet.model import DGNet, config_from_dict, load_weights, save_weights
-from dgnet.core import LOCAL
 from dgnet.runs import read_done, teacher_folder
 from dgnet.teacher import make_teacher
 
 CARD = """# Models that come with dgnet
 
-Each folder is a run, found by its key before anything is trained: `model.safetensors` (E_a with its heads, E_s, G and D; float16, configuration, class names and metrics in the header), `log.csv`, `done.json`, in `…-teacher-…` the teacher of a run, and in `bound.safetensors` its bound.
-`DGNet.from_pretrained("midi-market")` loads one by name. `dgnet_reproduce --tier TIER --fresh` trains them anew; `benchmarks/ship.py` put them here.
+Each folder is a run, found by its key before anything is trained: `model.safetensors` (E_a with its heads, E_s, G \
+and D; float16, configuration, class names and metrics in the header), `log.csv`, `done.json`, in `…-teacher-…` the \
+teacher of a run, and in `bound.safetensors` its bound.
+`DGNet.from_pretrained("midi-market")` loads one by name. `dgnet_reproduce --tier TIER --fresh` trains them anew; \
+`benchmarks/ship.py` put them here.
 
 | name | trained on | for | on | iterations | recipe | starts from | MB |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-**What they can do.** Swap the clothes of two *rendered* people, and tell such people apart. **What they cannot do.** They have never seen a photograph: of one they make little, and nobody should be searched for with them. A model for photographs is trained with `dgnet_train FOLDER`.
+**What they can do.** Swap the clothes of two *rendered* people, and tell such people apart. **What they cannot \
+do.** They have never seen a photograph: of one they make little, and nobody should be searched for with them. A model \
+for photographs is trained with `dgnet_train FOLDER`.
 **Who is in them.** Nobody: all people were drawn by `dgnet.synthetic`. **Licence.** Apache-2.0, like the package.
 """
 
@@ -74,13 +77,14 @@ def ship(tier: str, dataset: str) -> Path:
 
 def row(folder: Path) -> str:
     "A line of the card."
-    about, size = read_done(folder), sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-    cfg = config_from_dict(about["config"])
-    hours = (about["seconds"] + about["teacher_seconds"]) / 3600
-    return (f"| {cfg.tier}-{cfg.dataset} | {cfg.people:,} rendered people, {cfg.shots} photos of each, {cfg.height} × "
-            f"{cfg.width} | {hours:.1f} h | {about['device']} | {cfg.n_iter:,} "
-            f"| {recipe_words(cfg)} | {'rendered strangers' if cfg.g_init == 'rendered' else 'random weights'} | "
-            f"{size:.1f} |")
+    facts, size = read_done(folder), sum(f.stat().st_size for f in folder.iterdir()) / 1e6
+    cfg = config_from_dict(facts["config"])
+    hours = (facts["seconds"] + facts["teacher_seconds"]) / 3600
+    people = f"{cfg.people:,} rendered people, {cfg.shots} photos of each, {cfg.height} × {cfg.width}"
+    start = "rendered strangers" if cfg.g_init == "rendered" else "random weights"
+    return (f"| {cfg.tier}-{cfg.dataset} | {people} | {hours:.1f} h | {facts['device']} | {cfg.n_iter:,} | "
+            f"{recipe_words(cfg)} | {start} | {size:.1f} |")
+
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:

@@ -1,7 +1,10 @@
-"""What is each change to the method worth? mini began with eight; each is set back to the official value alone, some together, and all of them, judged on validation people: re-identification and swaps.
+"""What is each change to the method worth? mini began with eight; each is set back to the official value alone, some
+together, and all of them, judged on validation people: re-identification and swaps.
 
     python benchmarks/switches.py --list
-    python benchmarks/switches.py --only eight three --seeds 0 1        # adds rows to figures/switches.csv, which the notebook study_pilots reads
+    python benchmarks/switches.py --only eight three --seeds 0 1
+
+The second adds rows to figures/switches.csv, which the notebook study_pilots reads.
 """
 import argparse
 import csv
@@ -12,7 +15,8 @@ import torch
 
 from dgnet.core import FIGURES, default_device, device_name, keep_freed_memory
 from dgnet.quality import generate_all, sharpness, swap_report
-from dgnet.runs import evaluate, get_run, true_swaps
+from dgnet.runs import evaluate, get_run
+from dgnet.samples import true_swaps
 
 BEGAN = dict(lam_cyc=0.0, code_ramped=False, fine_ramped=False)   # what mini began with, and has set back since
 BACK = {   # name: (in words, what is set back)
@@ -25,16 +29,20 @@ BACK = {   # name: (in words, what is set back)
     "grey": ("E_s sees the mean of the three colours", dict(grey_mix=0.0)),
     "img": ("λ_img = 5", dict(lam_img=5.0)),
 }
+
+
 def together(*names: str) -> dict:
     "Several of them at once."
     return {k: v for name in names for k, v in BACK[name][1].items()}
 
-SWITCHES = ({"eight": ("the eight changes that mini began with", {})} | BACK
-            | {"three": ("D3, D6 and D12 as the official code has them: mini today", together("cyc", "code_ramped",
-                                                                                              "fine_ramped")),
-               "four": ("D3, D6, D9 and D12 as the official code has them", together("cyc", "code_ramped",
-                                                                                     "fine_ramped", "teacher_train")),
-               "official": ("all of them: the official recipe", together(*BACK))})
+
+THREE = together("cyc", "code_ramped", "fine_ramped")
+SWITCHES = {
+    "eight": ("the eight changes that mini began with", {}), **BACK,
+    "three": ("D3, D6 and D12 as the official code has them: mini today", THREE),
+    "four": ("D3, D6, D9 and D12 as the official code has them", THREE | together("teacher_train")),
+    "official": ("all of them: the official recipe", together(*BACK)),
+}
 COLUMNS = ("switch", "changed", "seed", "mAP", "R@1", "swap / copy", "low", "high", "self / copy", "sharpness",
            "minutes", "device", "date")
 
@@ -42,15 +50,15 @@ COLUMNS = ("switch", "changed", "seed", "mAP", "R@1", "swap / copy", "low", "hig
 def run_switch(name: str, seed: int, dataset: str = "duke") -> dict:
     """One DG-Net at mini: mAP and rank-1 in per cent (both features), swap error over copying, sharpness over the
     truth's; all on validation people."""
-    said, changes = SWITCHES[name]
+    words, changes = SWITCHES[name]
     run = get_run("mini", dataset, seed=seed, **BEGAN | changes)
     data = run.data
-    marks = evaluate(run.model.E_a, data.val_query, data.val_gallery, run.config)["both"]
+    metrics = evaluate(run.model.E_a, data.val_query, data.val_gallery, run.config)["both"]
     swaps = true_swaps(run._replace(data=data._replace(gallery=data.val_gallery)))
     report, truth = swap_report(run.model.generate, swaps), swaps.truth / 255
-    sharp = sharpness(generate_all(run.model.generate, swaps.x_i, swaps.x_j), swaps.person) / sharpness(truth,
-                                                                                                        swaps.person)
-    return {"switch": name, "changed": said, "seed": seed, "mAP": 100 * marks.mAP, "R@1": 100 * marks.rank1,
+    drawn = generate_all(run.model.generate, swaps.x_i, swaps.x_j)
+    sharp = sharpness(drawn, swaps.person) / sharpness(truth, swaps.person)
+    return {"switch": name, "changed": words, "seed": seed, "mAP": 100 * metrics.mAP, "R@1": 100 * metrics.rank1,
             "swap / copy": report.ratio.value, "low": report.ratio.low, "high": report.ratio.high,
             "self / copy": float(report.own.person.mean() / report.copy.person.mean()), "sharpness": float(sharp),
             "minutes": run.provenance["seconds"] / 60, "device": device_name(default_device()),
@@ -64,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FIGURES / "switches.csv")
     parser.add_argument("--list", action="store_true")
     a = parser.parse_args()
-    if a.list: return print(*(f"{k:14s} {said}" for k, (said, _) in SWITCHES.items()), sep="\n")
+    if a.list: return print(*(f"{k:14s} {words}" for k, (words, _) in SWITCHES.items()), sep="\n")
     torch.set_num_threads(1)
     keep_freed_memory()
     a.out.parent.mkdir(parents=True, exist_ok=True)   # before the hours, not after
@@ -76,5 +84,6 @@ def main() -> None:
                 if new: out.writeheader()
                 out.writerow({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
 
 if __name__ == "__main__": main()

@@ -1,4 +1,5 @@
-"""Images per second: rendering, reading JPEGs, drawing batches, features, generation; each at several sizes, and how its time grows with its work.
+"""Images per second: rendering, reading JPEGs, drawing batches, features, generation; each at several sizes, and how
+its time grows with its work.
 
 Photos are rendered; JPEGs lie in a temporary folder, read from the disk cache; networks have random weights."""
 import argparse
@@ -21,8 +22,8 @@ def render(n: int, height: int, width: int, device: str):
     "n rendered photos."
     import torch
 
-    from dgnet.renderer import render as draw
     from dgnet.pedestrians import rows_to_device, sample_people, sample_shots
+    from dgnet.renderer import render as draw
     people = sample_people("market", 16, 0)
     a, s = sample_shots(people, torch.arange(n) % 16, torch.arange(n) % 6, 0)
     return draw(rows_to_device(a, device), rows_to_device(s, device), height, width).image
@@ -64,15 +65,14 @@ def sampler(case: dict) -> tuple:
     import torch
 
     from dgnet.config import make_config
-    from dgnet.photos import cache_on_device
-    from dgnet.photos import TripletSampler
+    from dgnet.photos import TripletSampler, cache_on_device
     from dgnet.train import batch_to, draw_batch
     n, (h, w) = case["n"], case["image"]
     cfg = make_config("paper", height=h, width=w, batch=case["batch"], ea_init="random")
     images = torch.randint(0, 256, (n, 3, h, w), dtype=torch.uint8)
     labels = torch.arange(n) // 8
-    draw, rng, device = TripletSampler(labels, cfg.batch,
-                                       0), torch.Generator().manual_seed(0), torch.device(case["device"])
+    draw, rng = TripletSampler(labels, cfg.batch, 0), torch.Generator().manual_seed(0)
+    device = torch.device(case["device"])
     images, labels = cache_on_device(images, device), labels.to(device)   # as `fit` does
     def many(k):
         for _ in range(case["steps"]):
@@ -113,6 +113,7 @@ def generation(case: dict) -> tuple:
             generate_all(m.generate, images, images.flip(0), case["batch"], torch.device(case["device"]))
     return f, n, c.flop
 
+
 WORK = {"renderer": renderer, "loader": loader, "sampler": sampler, "features": features, "generation": generation}
 
 
@@ -125,8 +126,8 @@ def measure(case: dict) -> dict:
     size = case.get("image") or network_size(case["network"])
     return {"work": case["work"], "network": case.get("network"), "precision": case.get("precision") or "float32",
             "image": f"{size[0]}x{size[1]}", "items": case["n"], "batch": case.get("batch"), **t, "images": n,
-            "images_s": n / t["median_ms"] * 1e3, "us_per_image": t["median_ms"] / n * 1e3, "gflop_per_image": flop
-            / 1e9 or None, "gflop_s": flop * n / t["median_ms"] / 1e6 if flop else None,
+            "images_s": n / t["median_ms"] * 1e3, "us_per_image": t["median_ms"] / n * 1e3,
+            "gflop_per_image": flop / 1e9 or None, "gflop_s": flop * n / t["median_ms"] / 1e6 if flop else None,
             "peak_mib": memory(case["device"])["peak"], "before_mib": before}
 
 
@@ -136,31 +137,39 @@ def network_size(name: str) -> tuple:
     return cfg.height, cfg.width
 
 
+SMALL, MIDDLE, LARGE = (64, 32), (128, 64), (256, 128)
+MARKET = 12_936   # training photos of Market-1501
+TINY = {"renderer": [(SMALL, 4), (SMALL, 8)], "loader": [(SMALL, 16)], "sampler": [(SMALL, 64)],
+        "features": [("smoke", 8)], "generation": [("smoke", 8)]}
+
+
+def all_sizes(gpu: bool) -> dict[str, list]:
+    "Image size or network, and number of items, of each kind of work."
+    few = 256 if gpu else 16
+    return {"renderer": [(SMALL, 64), (MIDDLE, 64), (LARGE, 16), (LARGE, 64)],
+            "loader": [(SMALL, 256), (SMALL, 1024), (LARGE, 256), (LARGE, 1024)],
+            "sampler": [(SMALL, 1200), (SMALL, MARKET), (LARGE, 1200), (LARGE, MARKET)],
+            "features": [("mini", 128), ("mini", 1024), ("paper", few), ("paper", 4 * few)],
+            "generation": [("mini", 128), ("mini", 1024), ("paper", few), ("paper", 2 * few)]}
+
+
 def cases(a: argparse.Namespace, device: str) -> list:
     "Two to four sizes of each kind of work."
-    gpu, found = device == "cuda", []
-    small, mid, large = (64, 32), (128, 64), (256, 128)
-    if a.quick:
-        sizes = {"renderer": [(small, 4), (small, 8)], "loader": [(small, 16)], "sampler": [(small, 64)],
-                 "features": [("smoke", 8)], "generation": [("smoke", 8)]}
-    else:
-        few, many = (256, 4096) if gpu else (16, 256)
-        sizes = {"renderer": [(small, 64), (mid, 64), (large, 16), (large, 64)], "loader": [(small, 256), (small, 1024), (large, 256), (large, 1024)],
-                 # Market-1501 has 12,936 training photos
-                 "sampler": [(small, 1200), (small, 12_936), (large, 1200), (large, 12_936)],
-                 "features": [("mini", 128), ("mini", 1024), ("paper", few), ("paper", 4 * few)], "generation": [("mini", 128), ("mini", 1024), ("paper", few), ("paper", 2 * few)]}
+    gpu, every = device == "cuda", []
+    sizes = TINY if a.quick else all_sizes(gpu)
+    precisions = ["float32"] if a.quick else ["float32", "bfloat16"]
     for work in a.work or WORK:
-        for what, n in sizes[work]:
+        for size, n in sizes[work]:
             case = dict(work=work, n=n, warm_up=1, repeat=a.repeat or (2 if a.quick else 3))
             if work in ("features", "generation"):
-                found += ([case | dict(network=what, precision=p, batch=a.batch or (256 if gpu else 16 if what
-                                                                                    == "paper" else 64))
-                           for p in (["float32"] if a.quick else ["float32", "bfloat16"])])
+                small_batch = 16 if size == "paper" else 64
+                batch = a.batch or (256 if gpu else small_batch)
+                every += [case | dict(network=size, precision=p, batch=batch) for p in precisions]
             elif work == "sampler":
-                found.append(case | dict(image=what, batch=a.batch or 8, steps=2 if a.quick else 50))
+                every.append(case | dict(image=size, batch=a.batch or 8, steps=2 if a.quick else 50))
             else:
-                found.append(case | dict(image=what))
-    return found
+                every.append(case | dict(image=size))
+    return every
 
 
 def finish(rows: list, peak: dict) -> dict:
@@ -168,16 +177,16 @@ def finish(rows: list, peak: dict) -> dict:
     for r in rows:
         r["of_peak"] = r["gflop_s"] and r["gflop_s"] / r["peak_gflop_s"]
     grown = growth(rows, "items", ("work", "network", "precision", "image"))
-    found = [{"work": r["work"], "network": r["network"], "items": r["items"], "ratio": "bfloat16 / float32",
-              "of": "images_s", "value": r["images_s"] / other["images_s"]} for r in rows for other in rows
-             if r["precision"] == "bfloat16" and other["precision"] == "float32" and all(r[k] == other[k]
-                                                                                         for k in ("work", "network",
-                                                                                                   "items", "batch"))]
-    tables = growth_table(grown, "growth: time ~ items ^ exponent (sampler: items are the photos of the training set, "
-                          "and 0 is constant time)")
-    return {"growth": grown, "tables": tables, "ratios": found, "notes": ["of peak: the networks' counted arithmetic "
-                                                                          "over the whole time, reading and converting "
-                                                                          "images included"]}
+    keys = ("work", "network", "items", "batch")
+    plain = [r for r in rows if r["precision"] == "float32"]
+    faster = [{"work": r["work"], "network": r["network"], "items": r["items"], "ratio": "bfloat16 / float32",
+               "of": "images_s", "value": r["images_s"] / p["images_s"]}
+              for r in rows for p in plain if r["precision"] == "bfloat16" and all(r[k] == p[k] for k in keys)]
+    title = ("growth: time ~ items ^ exponent (sampler: items are the photos of the training set, and 0 is constant "
+             "time)")
+    note = "of peak: the networks' counted arithmetic over the whole time, reading and converting images included"
+    return {"growth": grown, "tables": growth_table(grown, title), "ratios": faster, "notes": [note]}
+
 
 COLUMNS = {"work": "work", "network": "network", "precision": "precision", "image": "image", "items": "items",
            "batch": "batch", "median_ms": "ms", "spread": "spread", "images_s": "images/s", "us_per_image": "us/image",
@@ -189,5 +198,6 @@ def main() -> int:
     p.add_argument("--work", nargs="+", choices=WORK, help="default: all")
     p.add_argument("--batch", type=positive, help="images at a time; pairs in a batch of the sampler")
     return benchmark("throughput", __file__, p, cases, measure, finish, COLUMNS)
+
 
 if __name__ == "__main__": sys.exit(main())

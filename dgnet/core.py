@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
-           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'image_grid', 'show_images', 'set_style', 'local_file',
-           'naming_write_errors', 'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder',
-           'save_artifact', 'find_artifact', 'show_artifact', 'evaluating']
+           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'show_images', 'set_style', 'local_file',
+           'naming_write_errors', 'write_atomically', 'code_version', 'package_versions', 'short_hash', 'Artifact',
+           'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact', 'evaluating']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -84,12 +84,11 @@ def arithmetic(
 ) -> str:
     """What decides how sums are rounded: library, instructions, threads. Runs with the same words give the same bits,
     up to a library's choice by the exact model of processor."""
-    if device.type == "cuda":
-        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
-    kinds = [name for name, f in (("AVX512-BF16", "_is_avx512_bf16_supported"), ("AMX", "_is_amx_tile_supported"))
-             if getattr(torch.cpu, f, bool)()]
-    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *kinds,
-                      device_name(device)])
+    library = f"torch {torch.__version__}"
+    if device.type == "cuda": return f"{library}, {torch.cuda.get_device_name(device)}"
+    asked = {"AVX512-BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+    instructions = [name for name, check in asked.items() if getattr(torch.cpu, check, bool)()]
+    return ", ".join([library, torch.backends.cpu.get_cpu_capability(), *instructions, device_name(device)])
 
 # %% ../nbs/00_core.ipynb #8378815c
 def keep_freed_memory() -> bool:
@@ -98,7 +97,7 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
-        return False
+        return False   # another C library
     # M_MMAP_THRESHOLD: blocks under 1 GiB; M_TRIM_THRESHOLD: never
     return bool(mallopt(-3, 2**30) and mallopt(-1, -1))
 
@@ -107,9 +106,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @lru_cache
-# a tensor made of Python numbers is a copy that the host waits for: once
-# a tensor made of Python numbers is a copy that the host waits for: once
 def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "Made once: a tensor made of Python numbers is a copy that the host waits for."
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
@@ -145,21 +143,6 @@ def to_uint8(
     "[0, 1] to 0..255, rounded to the nearest."
     return (x01.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
-# %% ../nbs/00_core.ipynb #30f789db
-def image_grid(
-    images: Float[Tensor, "n 3 h w"],  # in [0, 1]
-    n_cols: int,                       # images in a row
-    pad: int = 2,                      # white pixels between two images
-) -> Float[Tensor, "3 H W"]:
-    "One picture of many: row by row, on white."
-    n, _, h, w = images.shape
-    n_rows = -(-n // n_cols)
-    sheet = torch.ones(3, n_rows * (h + pad) - pad, n_cols * (w + pad) - pad)
-    for k, image in enumerate(images.detach().float().cpu()):
-        r, c = divmod(k, n_cols)
-        sheet[:, r * (h + pad):r * (h + pad) + h, c * (w + pad):c * (w + pad) + w] = image
-    return sheet.clamp(0, 1)
-
 # %% ../nbs/00_core.ipynb #ad71320a
 def show_images(
     images: Float[Tensor, "n 3 h w"],  # in [0, 1]
@@ -191,11 +174,12 @@ PALETTE = {
 
 def set_style() -> None:
     "Matplotlib's settings for every figure of this project; PDF and SVG come out the same byte for byte."
-    plt.rcParams.update({
-        "figure.dpi": 100, "savefig.dpi": 160, "savefig.bbox": "tight", "font.size": 9, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.titlesize": 10,
-        "legend.frameon": False, "svg.hashsalt": "dgnet", "pdf.fonttype": 42, "figure.facecolor": "white",
-        "axes.prop_cycle": matplotlib.cycler(color=[PALETTE[k] for k in ("ours", "paper", "f_fine", "control", "bad", "baseline")])})
+    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 160, "savefig.bbox": "tight", "font.size": 9,
+                         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+                         "axes.titlesize": 10, "legend.frameon": False, "svg.hashsalt": "dgnet", "pdf.fonttype": 42,
+                         "figure.facecolor": "white",
+                         "axes.prop_cycle": matplotlib.cycler(
+                             color=[PALETTE[k] for k in ("ours", "paper", "f_fine", "control", "bad", "baseline")])})
 
 # %% ../nbs/00_core.ipynb #f30f9048
 def local_file(
@@ -207,15 +191,15 @@ def local_file(
 ) -> Path | None:
     """The one way to a file that is published elsewhere: `path`, else `$env`, else `local/weights/name`; never a
     download."""
-    asked = path or os.environ.get(env)
-    found = Path(asked).expanduser() if asked else LOCAL / "weights" / name
-    if found.is_file(): return found
-    if asked:
-        raise FileNotFoundError(f"{found}: no such file. {'path' if path else env} must name a copy of {name}; fetch "
-                                f"it from {url}")
+    given = path or os.environ.get(env)
+    place = Path(given).expanduser() if given else LOCAL / "weights" / name
+    if place.is_file(): return place
+    if given:
+        asker = "path" if path else env
+        raise FileNotFoundError(f"{place}: no such file. {asker} must name a copy of {name}; fetch it from {url}")
     if not required: return None
-    raise FileNotFoundError(f"{name} is not here. Fetch it from {url} and put it at {found}, or point {env} at your "
-                            "copy.")
+    raise FileNotFoundError(f"{name} is not here. Fetch it from {url} and put it at {place}, "
+                            f"or point {env} at your copy.")
 
 # %% ../nbs/00_core.ipynb #363066ad
 @contextmanager
@@ -227,32 +211,47 @@ def naming_write_errors(
     try:
         yield
     except (OSError, RuntimeError, *also) as e:
-        first = e
-        # torch hides the disk's error behind its own
+        first = e   # torch hides the disk's error behind its own
         while not getattr(first, "strerror", None) and (first.__cause__ or first.__context__):
             first = first.__cause__ or first.__context__
-        why = getattr(first, "strerror", None) or str(e).splitlines()[0]
-        raise OSError(f"{path}: cannot be written ({why}). Make room on that disk, or see to its permissions; what was "
-                      "there before is as it was.") from e
+        reason = getattr(first, "strerror", None) or str(e).splitlines()[0]
+        raise OSError(f"{path}: cannot be written ({reason}). Make room on that disk, or see to its permissions; "
+                      "what was there before is as it was.") from e
+
+# %% ../nbs/00_core.ipynb #a0000001
+@contextmanager
+def write_atomically(
+    path: str | Path,         # the file that is wanted
+    *also: type[Exception],   # errors of a library that mean the same, see `naming_write_errors`
+) -> Iterator[Path]:
+    """A place beside `path` to write to: renamed to it when the block ends, removed when it fails, so that a reader
+    sees the old file or the new one. Raises OSError naming the file and the remedy."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming_write_errors(path, *also):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:
-    """The commit of the clone, with `+changes` when the working tree differs; outside a clone `DGNET_CODE`, else the
-    package's version."""
+    "The commit of the clone, with `+changes` when the working tree differs; outside a clone the package's version."
     def git(*args):
         return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        if head.returncode: return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "nbs", "dgnet").stdout.strip()
-        return head.stdout.strip() + ("+changes" if dirty else "")
     except OSError:
-        return os.environ.get("DGNET_CODE") or f"dgnet {__version__}"
+        return f"dgnet {__version__}"
+    if head.returncode: return f"dgnet {__version__}"
+    dirty = git("status", "--porcelain", "--untracked-files=no", "--", "nbs", "dgnet").stdout.strip()
+    return head.stdout.strip() + ("+changes" if dirty else "")
 
 def package_versions() -> dict[str, str]:
     "Versions of the packages that can move a number."
-    return {p: metadata.version(p) for p in ("torch", "torchvision", "numpy", "torchmetrics", "torch-fidelity",
-                                             "matplotlib")}
+    names = ("torch", "torchvision", "numpy", "torchmetrics", "torch-fidelity", "matplotlib")
+    return {name: metadata.version(name) for name in names}
 
 # %% ../nbs/00_core.ipynb #20f84805
 def short_hash(
@@ -280,47 +279,44 @@ def artifact_folder(
 
 # %% ../nbs/00_core.ipynb #f7e099c8
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 def _write_table(stem: Path, table: pd.DataFrame, floats: str) -> list:
     def text(value):
-        return format(value, floats) if isinstance(value, float) else ("–" if value is None else str(value))
-    shown = table.map(lambda v: "–" if isinstance(v, float) and np.isnan(v) else text(v))
+        if isinstance(value, float): return "–" if np.isnan(value) else format(value, floats)
+        return "–" if value is None else str(value)
+    shown = table.map(text)
     sides = ["right" if pd.api.types.is_numeric_dtype(table[c]) else "left" for c in table]
-    return [_write(stem.with_suffix(".csv"), table.to_csv(index=False)), _write(stem.with_suffix(".md"),
-                                                                                shown.to_markdown(index=False,
-                                                                                                  disable_numparse=True,
-                                                                                                  colalign=sides)
-                                                                                + "\n"),
+    markdown = shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
+    return [_write(stem.with_suffix(".csv"), table.to_csv(index=False)),
+            _write(stem.with_suffix(".md"), markdown + "\n"),
             _write(stem.with_suffix(".tex"), shown.to_latex(index=False, escape=True))]
 
-def _numbers(about: dict, table: pd.DataFrame | None, floats: str) -> Path:
+def _numbers(facts: dict, table: pd.DataFrame | None, floats: str) -> Path:
     "What may leave local/ of an artefact made from real photos: its numbers, in figures/paper."
-    path = FIGURES / "paper" / f"{about['label']}_{about['tier']}.json"
+    path = FIGURES / "paper" / f"{facts['label']}_{facts['tier']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = about | {"table": None if table is None else table.to_dict("records"), "floats": floats}
+    whole = facts | {"table": None if table is None else table.to_dict("records"), "floats": floats}
     return _write(path, json.dumps(whole, indent=1, sort_keys=True, default=str) + "\n")
 
-# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
-# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
-# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
-# grids of photos: fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel
+# %% ../nbs/00_core.ipynb #a0000003
 def _make_smaller(path: Path, limit: int = 500_000) -> None:
+    "Fewer pixels, never fewer colours, which would make blur look sharp; the PDF keeps every pixel."
     from PIL import Image
     picture, share = Image.open(path).convert("RGB"), 1.0
     while (size := path.stat().st_size) > limit:
         share *= 0.98 * (limit / size) ** 0.5
-        picture.resize((round(picture.width * share), round(picture.height * share)),
-                       Image.Resampling.LANCZOS).save(path, optimize=True)
+        smaller = (round(picture.width * share), round(picture.height * share))
+        picture.resize(smaller, Image.Resampling.LANCZOS).save(path, optimize=True)
 
 def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
-    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
-    _make_smaller(stem.with_suffix(".png"))
-    figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
-    return [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
+    picture, drawing = stem.with_suffix(".png"), stem.with_suffix(".pdf")
+    figure.savefig(picture, metadata={"Software": None})
+    _make_smaller(picture)
+    figure.savefig(drawing, metadata={"CreationDate": None, "Producer": None})
+    return [picture, drawing]
 
 # %% ../nbs/00_core.ipynb #5d462cd3
 def save_artifact(
@@ -330,8 +326,7 @@ def save_artifact(
     table: pd.DataFrame | None = None,   # → .csv, .md and .tex
     rows: dict | None = None,            # numbers worth keeping → .json
     provenance: dict | None = None,      # of the run(s) behind it, e.g. `run.provenance`
-    # from photographs of real people: to local/figures, numbers also to figures/paper
-    real: bool = False,
+    real: bool = False,                  # from photographs of people: to local/figures, numbers also to figures/paper
     floats: str = ".3f",                 # how the table prints floats
 ) -> Artifact:
     "Store a figure and/or a table with its provenance; writes nothing at smoke and under nbdev_test."
@@ -340,29 +335,27 @@ def save_artifact(
         return Artifact(label, None, (), "not stored: smoke and test runs leave figures/ alone")
     folder.mkdir(parents=True, exist_ok=True)
     stem, files = folder / label, []
-    if figure is not None:
-        files += _write_figure(stem, figure)
-    if table is not None:
-        files += _write_table(stem, table, floats)
-    about = {"label": label, "tier": tier, "rows": rows or {}, "provenance": {"code_version": code_version(),
-                                                                              "packages": package_versions(),
-                                                                              "date": time.strftime("%Y-%m-%d"),
-                                                                              **(provenance or {})}}
-    files.append(_write(stem.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True, default=str) + "\n"))
-    if real: files.append(_numbers(about, table, floats))
-    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    return Artifact(label, where.as_posix(), tuple(f.name for f in files), "stored")
+    if figure is not None: files.extend(_write_figure(stem, figure))
+    if table is not None: files.extend(_write_table(stem, table, floats))
+    origin = {"code_version": code_version(), "packages": package_versions(), "date": time.strftime("%Y-%m-%d")}
+    facts = {"label": label, "tier": tier, "rows": rows or {}, "provenance": origin | (provenance or {})}
+    files.append(_write(stem.with_suffix(".json"), json.dumps(facts, indent=1, sort_keys=True, default=str) + "\n"))
+    if real: files.append(_numbers(facts, table, floats))
+    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    return Artifact(label, place.as_posix(), tuple(f.name for f in files), "stored")
 
 # %% ../nbs/00_core.ipynb #1fae4221
 def find_artifact(
     label: str,                # as it was saved
     tier: str | None = None,   # None, or a tier that has none yet: the most telling one there is
     real: bool = False,        # look in local/figures
+    figures: Path | None = None,  # the folder of the tiers; default: FIGURES, or local/figures
 ) -> Path | None:
     "The JSON of a stored artefact, of this tier if it is there, else of full, midi, mini; None when there is none."
-    base = LOCAL / "figures" if real else FIGURES
+    base = figures or (LOCAL / "figures" if real else FIGURES)
     tiers = ([tier] if tier else []) + ["full", "midi", "mini"]
-    return next((base / t / f"{label}.json" for t in tiers if (base / t / f"{label}.json").exists()), None)
+    places = [base / t / f"{label}.json" for t in tiers]
+    return next((place for place in places if place.exists()), None)
 
 def show_artifact(
     label: str,                # as it was saved
@@ -373,14 +366,15 @@ def show_artifact(
     from IPython.display import Image, Markdown, display
     path = find_artifact(label, tier, real)
     if path is None: return display(Markdown(f"*No stored `{label}` yet: run `make reproduce`.*"))
-    about = json.loads(path.read_text(encoding="utf-8"))
-    p = about["provenance"]
-    facts = [f"tier **{about['tier']}**", p.get("device"), f"{p['seconds'] / 60:.0f} min of training"
-             if p.get("seconds") and (p.get("run") or p.get("runs")) else None, f"code {p['code_version']}"]
-    display(Markdown(f"**{label}** as stored: " + " · ".join(f for f in facts if f)))
-    if path.with_suffix(".png").exists(): display(Image(path.with_suffix(".png")))
-    if path.with_suffix(".md").exists():
-        display(Markdown(path.with_suffix(".md").read_text(encoding="utf-8")))
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    p = facts["provenance"]
+    trained = p.get("seconds") and (p.get("run") or p.get("runs"))
+    duration = f"{p['seconds'] / 60:.0f} min of training" if trained else None
+    words = [f"tier **{facts['tier']}**", p.get("device"), duration, f"code {p['code_version']}"]
+    display(Markdown(f"**{label}** as stored: " + " · ".join(word for word in words if word)))
+    picture, table = path.with_suffix(".png"), path.with_suffix(".md")
+    if picture.exists(): display(Image(picture))
+    if table.exists(): display(Markdown(table.read_text(encoding="utf-8")))
 
 # %% ../nbs/00_core.ipynb #b927b047
 @contextmanager

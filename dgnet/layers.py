@@ -125,10 +125,11 @@ class ResBlock(nn.Module):
         self.conv1 = ConvBlock(c, c, 3, norm=norm)
         self.conv2 = ConvBlock(c, c, 3, norm=norm, act=False)
 
-    def forward(self, x: Float[Tensor, "b c h w"], styles: tuple[Style | None, Style | None] = (None,
-                                                                                                None)) -> Float[Tensor,
-                                                                                                                "b c h "
-                                                                                                                "w"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        styles: tuple[Style | None, Style | None] = (None, None),   # of the two norms, where they are AdaIN
+    ) -> Float[Tensor, "b c h w"]:
         return x + self.conv2(self.conv1(x, styles[0]), styles[1])
 
 # %% ../nbs/21_layers.ipynb #7bcd7331

@@ -40,7 +40,7 @@ def l_adv_d(
     fake: list[Float[Tensor, "b 1 _ _"]],  # D's maps of detached swaps
     kind: str = "lsgan",                   # lsgan (official), or log (Eq. 7 as printed)
 ) -> Float[Tensor, ""]:
-    "What D minimises (Eq. 7, D4), without the gradient punishment; summed over scales."
+    "What D minimises (Eq. 7, D4), without the R1 penalty; summed over scales."
     if kind == "lsgan":
         return sum((f ** 2).mean() + ((r - 1) ** 2).mean() for r, f in zip(real, fake))
     return sum(F.softplus(f).mean() + F.softplus(-r).mean() for r, f in zip(real, fake))

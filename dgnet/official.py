@@ -7,7 +7,6 @@ __all__ = ['OFFICIAL_NAMES', 'OFFICIAL_KEYS', 'official_name', 'official_keys', 
            'save_official', 'official_files', 'load_official', 'save_official_teacher', 'load_official_teacher']
 
 # %% ../nbs/27_official.ipynb #37777810
-import os
 import re
 from itertools import product
 from pathlib import Path
@@ -17,27 +16,30 @@ import torch
 from torch import Tensor
 
 from .appearance import BaselineNet
+from .core import write_atomically
 from .model import DGNet
 
 # %% ../nbs/27_official.ipynb #ed61d7ea
-# without a number: the teacher, whose network stands in E_a's place
-_HEADS = {"1": "head_prim", "2": "head_fine", "": "head"}
+_HEADS = {"1": "head_prim", "2": "head_fine", "": "head"}   # "": the teacher, whose network stands in E_a's place
 OFFICIAL_NAMES = {   # regular expression of an official key → ours; first match wins; None: dead weight
     r"dec\.model\.1\..*running_.*|model\.fc\..*": None,
     r"enc_content\.model\.5\.conv1\.(.*)": r"E_s.aspp.point.\1",
     r"enc_content\.model\.5\.conv(6|12|18)\.(.*)": lambda m: f"E_s.aspp.dilated.{int(m[1]) // 6 - 1}.{m[2]}",
     r"enc_content\.model\.5\.fuse\.(.*)": r"E_s.conv5.\1",
-    r"enc_content\.model\.4\.model\.(\d)\.model\.(\d)\.(.*)": lambda m: f"E_s.resblocks.{m[1]}.conv{int(m[2]) + 1}.{m[3]}",
+    r"enc_content\.model\.4\.model\.(\d)\.model\.(\d)\.(.*)":
+        lambda m: f"E_s.resblocks.{m[1]}.conv{int(m[2]) + 1}.{m[3]}",
     r"enc_content\.model\.(\d)\.(.*)": lambda m: f"E_s.conv{int(m[1]) + 1}.{m[2]}",
     r"dec\.model\.1\.model\.(\d)\.model\.(\d)\.(.*)": lambda m: f"G.resblocks.{m[1]}.conv{int(m[2]) + 1}.{m[3]}",
     r"dec\.model\.([35])\.(.*)": lambda m: f"G.ups.{int(m[1]) // 2 - 1}.1.{m[2]}",
     r"dec\.model\.([678])\.(.*)": lambda m: f"G.conv{int(m[1]) - 3}.{m[2]}",
     r"mlp_([wb])(\d)\.model\.(\d)\.fc\.(.*)": lambda m: f"G.styles.mlp_{m[1]}.{int(m[2]) - 1}.{2 * int(m[3])}.{m[4]}",
     r"cnns\.(\d)\.9\.(.*)": r"D.nets.\1.conv6.conv.\2",
-    r"cnns\.(\d)\.([5678])\.model\.(\d)\.(.*)": lambda m: f"D.nets.{m[1]}.resblocks.{int(m[2]) - 5}.conv{int(m[3]) + 1}.{m[4]}",
+    r"cnns\.(\d)\.([5678])\.model\.(\d)\.(.*)":
+        lambda m: f"D.nets.{m[1]}.resblocks.{int(m[2]) - 5}.conv{int(m[3]) + 1}.{m[4]}",
     r"cnns\.(\d)\.(\d)\.(.*)": lambda m: f"D.nets.{m[1]}.conv{int(m[2]) + 1}.{m[3]}",
     r"model\.(.*)": r"E_a.backbone.\1",
-    r"classifier([12]?)\.add_block\.([01])\.(.*)": lambda m: f"E_a.{_HEADS[m[1]]}.{('embed', 'norm')[int(m[2])]}.{m[3]}",
+    r"classifier([12]?)\.add_block\.([01])\.(.*)":
+        lambda m: f"E_a.{_HEADS[m[1]]}.{('embed', 'norm')[int(m[2])]}.{m[3]}",
     r"classifier([12]?)\.classifier\.0\.(.*)": lambda m: f"E_a.{_HEADS[m[1]]}.classifier.{m[2]}",
 }
 
@@ -52,22 +54,24 @@ def official_name(
 
 # %% ../nbs/27_official.ipynb #1108e914
 _BN = "<weight bias running_mean running_var num_batches_tracked>"
-_RESNET_50 = ("model.conv1.weight", f"model.bn1.{_BN}", *(f"model.layer{k}.<{blocks}>.{part}" for k,
-                                                          blocks in {1: "0 1 2", 2: "0 1 2 3", 3: "0 1 2 3 4 5",
-                                                                     4: "0 1 2"}.items()
-                                                          for part in ("conv<1 2 3>.weight", f"bn<1 2 3>.{_BN}")),
+_BLOCKS = {1: "0 1 2", 2: "0 1 2 3", 3: "0 1 2 3 4 5", 4: "0 1 2"}
+_RESNET_50 = ("model.conv1.weight", f"model.bn1.{_BN}",
+              *(f"model.layer{k}.<{blocks}>.{part}" for k, blocks in _BLOCKS.items()
+                for part in ("conv<1 2 3>.weight", f"bn<1 2 3>.{_BN}")),
               "model.layer<1 2 3 4>.0.downsample.0.weight", f"model.layer<1 2 3 4>.0.downsample.1.{_BN}",
               "model.fc.<weight bias>")
 _HEAD = ("add_block.0.<weight bias>", f"add_block.1.{_BN}", "classifier.0.<weight bias>")
 
 OFFICIAL_KEYS = {   # file: the names in it
-    "gen": ("enc_content.model.<0 1 2 3>.conv.<weight bias>", "enc_content.model.4.model.<0 1 2 3>.model.<0 1>.conv.<weight bias>",
+    "gen": ("enc_content.model.<0 1 2 3>.conv.<weight bias>",
+            "enc_content.model.4.model.<0 1 2 3>.model.<0 1>.conv.<weight bias>",
             "enc_content.model.5.<conv1 conv6.0 conv6.1 conv12.0 conv12.1 conv18.0 conv18.1 fuse>.conv.<weight bias>",
             "dec.model.1.model.<0 1 2 3>.model.<0 1>.<norm.running_mean norm.running_var conv.weight conv.bias>",
             "dec.model.<3 5>.<norm.gamma norm.beta conv.weight conv.bias>", "dec.model.<6 7 8>.conv.<weight bias>",
             "mlp_<w b><1 2 3 4>.model.<0 1 2>.fc.<weight bias>"),
     "id": (*_RESNET_50, *(f"classifier<1 2>.{part}" for part in _HEAD)),
-    "dis": ("cnns.<0 1 2>.<0 1 2 3 4>.conv.<weight bias>", "cnns.<0 1 2>.<5 6 7 8>.model.<0 1>.conv.<weight bias>", "cnns.<0 1 2>.9.<weight bias>"),
+    "dis": ("cnns.<0 1 2>.<0 1 2 3 4>.conv.<weight bias>", "cnns.<0 1 2>.<5 6 7 8>.model.<0 1>.conv.<weight bias>",
+            "cnns.<0 1 2>.9.<weight bias>"),
     "teacher": (*_RESNET_50, *(f"classifier.{part}" for part in _HEAD)),
 }
 
@@ -86,9 +90,9 @@ def official_state(
     official code cannot build."""
     teacher = isinstance(net, BaselineNet)
     ours = {f"E_a.{k}" if teacher else k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    names = {file: {k: official_name(k) for k in official_keys(file)} for file in (("teacher",) if teacher
-                                                                                   else ("gen", "id", "dis"))}
-    odd = sorted(set(ours) ^ {n for file in names.values() for n in file.values() if n})
+    files = ("teacher",) if teacher else ("gen", "id", "dis")
+    names = {file: {k: official_name(k) for k in official_keys(file)} for file in files}
+    odd = sorted(set(ours) ^ {name for places in names.values() for name in places.values() if name})
     if odd:
         raise ValueError(f"this network has no official counterpart: {len(odd)} weights differ, {odd[0]} first. "
                          "It needs ea_block='bottleneck', ea_blocks=(3, 4, 6, 3), n_down=2, n_res=4, d_scales=3")
@@ -100,7 +104,8 @@ def official_state(
         if key == "model.fc.bias": return torch.zeros(1000)
         c = len(ours["G.resblocks.0.conv1.conv.bias"])
         return torch.ones(c) if key.endswith("running_var") else torch.zeros(c)
-    return {file: {k: ours[n] if n else unused(k) for k, n in keys.items()} for file, keys in names.items()}
+    return {file: {k: ours[name] if name else unused(k) for k, name in places.items()}
+            for file, places in names.items()}
 
 # %% ../nbs/27_official.ipynb #22f1cdaa
 class OfficialFiles(NamedTuple):
@@ -111,12 +116,8 @@ class OfficialFiles(NamedTuple):
 
 def _write(content: dict, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with write_atomically(path) as temporary:
         torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 def save_official(
@@ -125,13 +126,32 @@ def save_official(
     it: int = 100_000,   # the iteration in the files' names
 ) -> OfficialFiles:
     "Write the model as the official repository would; ValueError when that has no such network (see `official_state`)."
-    return OfficialFiles(*(_write({"a": tensors}, Path(folder) / f"{file}_{it:08d}.pt") for file,
-                           tensors in official_state(model).items()))
+    return OfficialFiles(*(_write({"a": tensors}, Path(folder) / f"{file}_{it:08d}.pt")
+                           for file, tensors in official_state(model).items()))
 
 # %% ../nbs/27_official.ipynb #1c496f21
 def _non_local(key: str) -> bool:
     return any("nonloc" in part or "non_local" in part for part in key.lower().split("."))
 
+def _open_pickle(path: Path, wrapped: bool) -> dict[str, Tensor]:
+    "The weights in a file, `wrapped` in {'a': …} or not; ValueError when it holds anything else."
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file. Check the path") from None
+    except Exception as e:
+        raise ValueError(f"{path}: not a checkpoint that can be read without running code "
+                         f"({(str(e) or type(e).__name__).splitlines()[0]})") from e
+    if wrapped:
+        content = content.get("a") if isinstance(content, dict) and set(content) == {"a"} else None
+    weights = isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor)
+                                                for k, v in content.items())
+    if not weights or not content:
+        form = "{'a': weights}" if wrapped else "a plain dictionary of weights"
+        raise ValueError(f"{path}: not an official checkpoint, which is {form}")
+    return content
+
+# %% ../nbs/27_official.ipynb #of27a004
 def _official_tensors(
     path: Path,
     wanted: dict[str, Tensor],     # what the file must hold: names and shapes
@@ -140,30 +160,18 @@ def _official_tensors(
     skip_nonlocal: bool = False,   # non-local weights may be there
 ) -> dict[str, Tensor]:
     "The weights of one file, or one ValueError that names the file and everything that does not fit."
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file. Check the path") from None
-    except Exception as e:
-        raise ValueError(f"{path}: not a checkpoint that can be read without running code "
-                         f"({(str(e) or type(e).__name__).splitlines()[0]})") from e
-    form = "{'a': weights}" if wrapped else "a plain dictionary of weights"
-    if wrapped:
-        found = found.get("a") if isinstance(found, dict) and set(found) == {"a"} else None
-    if not isinstance(found, dict) or not found or not all(isinstance(k, str) and isinstance(v, Tensor) for k,
-                                                           v in found.items()):
-        raise ValueError(f"{path}: not an official checkpoint, which is {form}")
-    missing = [k for k in wanted if k not in found and not (may_lack and k.startswith(may_lack))]
-    extra = [k for k in found if k not in wanted and not (skip_nonlocal and _non_local(k))]
-    if not set(found) & set(wanted):
-        raise ValueError(f"{path}: another network's file; {next(iter(wanted))} was expected, {next(iter(found))} was "
-                         "found")
+    tensors = _open_pickle(path, wrapped)
+    missing = [k for k in wanted if k not in tensors and not (may_lack and k.startswith(may_lack))]
+    extra = [k for k in tensors if k not in wanted and not (skip_nonlocal and _non_local(k))]
+    if not set(tensors) & set(wanted):
+        raise ValueError(f"{path}: another network's file; {next(iter(wanted))} was expected, {next(iter(tensors))} "
+                         "was found")
     wrong = [f"missing {k}" for k in missing] + [f"extra {k}" for k in extra]
-    wrong += [f"misshapen {k}: {tuple(v.shape)} in the file, {tuple(wanted[k].shape)} here" for k, v in found.items()
-              if k in wanted and v.shape != wanted[k].shape]
+    wrong += [f"misshapen {k}: {tuple(v.shape)} in the file, {tuple(wanted[k].shape)} here"
+              for k, v in tensors.items() if k in wanted and v.shape != wanted[k].shape]
     hint = ". Extra non-local weights can be left out: skip_nonlocal=True" if any(map(_non_local, extra)) else ""
     if wrong: raise ValueError(f"{path} does not fit this network: {'; '.join(wrong)}{hint}")
-    return found
+    return tensors
 
 # %% ../nbs/27_official.ipynb #1ed777f8
 def official_files(
@@ -171,32 +179,32 @@ def official_files(
     it: int | None = None,   # None: the last iteration
 ) -> OfficialFiles:
     "The files of one iteration; FileNotFoundError when one of the three is not there."
-    found = {file: {p.stem.removeprefix(f"{file}_"): p for p in sorted(Path(folder).glob(f"{file}_*.pt"))}
+    paths = {file: {p.stem.removeprefix(f"{file}_"): p for p in sorted(Path(folder).glob(f"{file}_*.pt"))}
              for file in OfficialFiles._fields}
-    last = max((stem for stems in found.values() for stem in stems), default="*") if it is None else f"{it:08d}"
-    absent = [f"{file}_{last}.pt" for file, stems in found.items() if last not in stems]
+    last = max((stem for stems in paths.values() for stem in stems), default="*") if it is None else f"{it:08d}"
+    absent = [f"{file}_{last}.pt" for file, stems in paths.items() if last not in stems]
     if absent:
         raise FileNotFoundError(f"{folder}: no {', '.join(absent)}. Give the folder of an official checkpoint, or its "
                                 "three files as OfficialFiles(gen, id, dis)")
-    return OfficialFiles(*(found[file][last] for file in OfficialFiles._fields))
+    return OfficialFiles(*(paths[file][last] for file in OfficialFiles._fields))
 
 # %% ../nbs/27_official.ipynb #07ae2e84
 def load_official(
-    model: DGNet,                        # of the same sizes and K; changed in place
-    where: str | Path | OfficialFiles,   # the folder, or the three files
-    it: int | None = None,               # in a folder, which iteration; None: the last
+    model: DGNet,                             # of the same sizes and K; changed in place
+    checkpoint: str | Path | OfficialFiles,   # the folder, or the three files
+    it: int | None = None,                    # in a folder, which iteration; None: the last
     # leave the released generator's extra non-local weights out (D26): it is then not quite that network
     skip_nonlocal: bool = False,
 ) -> DGNet:
     """The model with an official checkpoint's weights, in eval mode; what was left out is in `.metadata`. Raises
     ValueError, and changes nothing, when a name or shape differs."""
-    files = where if isinstance(where, OfficialFiles) else official_files(where, it)
+    files = checkpoint if isinstance(checkpoint, OfficialFiles) else official_files(checkpoint, it)
     state, left_out = {}, []
     for file, wanted in official_state(model).items():
         path = Path(getattr(files, file))
-        found = _official_tensors(path, wanted, wrapped=True, skip_nonlocal=skip_nonlocal and file == "gen")
-        state |= {official_name(k): found[k] for k in wanted if official_name(k)}
-        left_out += [k for k in found if k not in wanted]
+        tensors = _official_tensors(path, wanted, wrapped=True, skip_nonlocal=skip_nonlocal and file == "gen")
+        state |= {official_name(k): tensors[k] for k in wanted if official_name(k)}
+        left_out += [k for k in tensors if k not in wanted]
     model.load_state_dict(state)
     model.metadata = {"official": [Path(p).name for p in files], "left_out": left_out}
     model.E_a.init = f"official checkpoint {Path(files.id).name}"
@@ -217,7 +225,7 @@ def load_official_teacher(
     """The teacher with an official file's weights, in eval mode. Raises ValueError, and changes nothing, when a name or
     shape differs."""
     wanted = official_state(net)["teacher"]
-    found = _official_tensors(Path(path), wanted, wrapped=False, may_lack="model.fc.")
-    net.load_state_dict({official_name(k).removeprefix("E_a."): found[k] for k in wanted if official_name(k)})
+    tensors = _official_tensors(Path(path), wanted, wrapped=False, may_lack="model.fc.")
+    net.load_state_dict({official_name(k).removeprefix("E_a."): tensors[k] for k in wanted if official_name(k)})
     net.init = f"official checkpoint {Path(path).name}"
     return net.eval()

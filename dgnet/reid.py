@@ -6,7 +6,8 @@
 __all__ = ['Embeddings', 'read_heads', 'embed', 'similarity', 'Masks', 'camera_rule', 'APs', 'average_precision', 'count_above',
            'match_ranks', 'IdentityColumns', 'by_person', 'identity_columns', 'ReidResult', 'check_labels',
            'check_matches', 'check_numbers', 'rank_metrics', 'multi_query', 'Neighbours', 'neighbours', 'reciprocal',
-           'expand', 're_rank', 'RankedList', 'ranked_list', 'show_ranked_list', 'Interval', 'paired_bootstrap']
+           'expand', 're_rank', 'RankedList', 'ranked_list', 'show_ranked_list', 'Interval', 'resample_people',
+           'paired_bootstrap']
 
 # %% ../nbs/32_reid.ipynb #f9d000d2
 import warnings
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from .core import PALETTE, from_uint8
+from .core import PALETTE, evaluating, from_uint8
 from .datasets import Split
 
 # %% ../nbs/32_reid.ipynb #02d33a8b
@@ -45,8 +46,8 @@ def read_heads(
 def _features(net, x: Tensor, flip: bool, heads) -> list:
     "Unit-length features of each head: of the photo alone, or of the sum with its mirror image."
     views = [x, x.flip(-1)] if flip else [x]
-    seen = [[None if f is None else F.normalize(f.float(), dim=1) for f in heads(net(v))] for v in views]
-    return [None if fs[0] is None else F.normalize(sum(fs), dim=1) for fs in zip(*seen)]
+    units = [[None if f is None else F.normalize(f.float(), dim=1) for f in heads(net(v))] for v in views]
+    return [None if fs[0] is None else F.normalize(sum(fs), dim=1) for fs in zip(*units)]
 
 @torch.no_grad()
 def embed(
@@ -63,14 +64,9 @@ def embed(
     if len(images) != split.n:
         raise ValueError(f"{len(images)} images for the {split.n} labels of split {split.name!r}")
     device = next((p.device for p in net.parameters()), images.device)
-    modes = {m: m.training for m in net.modules()}
-    net.eval()
-    try:
-        found = [_features(net, from_uint8(x.to(device)), flip, heads) for x in images.split(batch)]
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
-    prim, fine = (None if fs[0] is None else torch.cat(fs) for fs in zip(*found))
+    with evaluating(net):
+        batches = [_features(net, from_uint8(x.to(device)), flip, heads) for x in images.split(batch)]
+    prim, fine = (None if fs[0] is None else torch.cat(fs) for fs in zip(*batches))
     return Embeddings(prim, fine, torch.as_tensor(split.ids, device=device), torch.as_tensor(split.cams, device=device))
 
 # %% ../nbs/32_reid.ipynb #93eedf3e
@@ -99,10 +95,10 @@ def camera_rule(
     gallery: Embeddings,  # where
 ) -> Masks:
     "A match is the same person at another camera; the same person at the same camera is junk, and so is id -1."
-    same = query.ids[:, None] == gallery.ids[None]
-    here = (query.cams[:, None] == gallery.cams[None]) & (query.cams[:, None] >= 0)
-    junk = (same & here) | (gallery.ids == -1)[None]
-    return Masks(same & ~junk, junk)
+    same_person = query.ids[:, None] == gallery.ids[None]
+    same_camera = (query.cams[:, None] == gallery.cams[None]) & (query.cams[:, None] >= 0)
+    junk = (same_person & same_camera) | (gallery.ids == -1)[None]
+    return Masks(same_person & ~junk, junk)
 
 # %% ../nbs/32_reid.ipynb #ada076f8
 class APs(NamedTuple):
@@ -114,12 +110,12 @@ def average_precision(
     ranks: Float[Tensor, "q m"],  # from `match_ranks`
 ) -> APs:
     "Both readings of the area under the precision-recall curve."
-    there = torch.isfinite(ranks)
+    is_match = torch.isfinite(ranks)
     k = torch.arange(ranks.shape[1], device=ranks.device, dtype=torch.double)
     after = (k + 1) / (ranks + 1)
     before = torch.where(ranks > 0, k / ranks, 1.0)
-    n = there.sum(1).clamp(min=1)
-    def mean(v): return v.masked_fill(~there, 0).sum(1) / n
+    n = is_match.sum(1).clamp(min=1)
+    def mean(v): return v.masked_fill(~is_match, 0).sum(1) / n
     return APs(mean((before + after) / 2), mean(after))
 
 # %% ../nbs/32_reid.ipynb #281a2850
@@ -148,10 +144,11 @@ def match_ranks(
     """0-based ranks of each query's matches in its list without junk, best first; inf fills the rest. Ties count
     against us. Raises ValueError for NaN."""
     if scores.isnan().any():
-        raise ValueError(
-            "scores hold NaN, which is neither above nor below: look for it in the features or the network")
+        raise ValueError("scores hold NaN, which is neither above nor below: look for it in the features or the "
+                         "network")
     most = max(1, int(masks.match.sum(1).max()))
-    return _ranks(scores.masked_fill(masks.match | masks.junk, -torch.inf), scores.masked_fill(~masks.match, -torch.inf).topk(most, dim=1).values)
+    wrong = scores.masked_fill(masks.match | masks.junk, -torch.inf)
+    return _ranks(wrong, scores.masked_fill(~masks.match, -torch.inf).topk(most, dim=1).values)
 
 # %% ../nbs/32_reid.ipynb #f4545116
 class IdentityColumns(NamedTuple):
@@ -171,13 +168,13 @@ def identity_columns(
     gallery: Embeddings,  # sorted by person, without id -1
 ) -> IdentityColumns:
     "The camera rule of `camera_rule`, for a gallery sorted by person."
-    first, end = (torch.searchsorted(gallery.ids.long(), query.ids.long(), right=side)[:, None] for side in (False,
-                                                                                                             True))
+    ids, asked = gallery.ids.long(), query.ids.long()
+    first, end = (torch.searchsorted(ids, asked, right=side)[:, None] for side in (False, True))
     column = first + torch.arange(max(1, int((end - first).max())), device=first.device)
-    there = column < end
-    column = column.masked_fill(~there, len(gallery.ids))
-    here = (F.pad(gallery.cams, (0, 1))[column] == query.cams[:, None]) & (query.cams[:, None] >= 0)
-    return IdentityColumns(column, there & ~here)
+    is_photo = column < end
+    column = column.masked_fill(~is_photo, len(gallery.ids))
+    same_camera = (F.pad(gallery.cams, (0, 1))[column] == query.cams[:, None]) & (query.cams[:, None] >= 0)
+    return IdentityColumns(column, is_photo & ~same_camera)
 
 # %% ../nbs/32_reid.ipynb #6ae6ec76
 class ReidResult(NamedTuple):
@@ -198,7 +195,6 @@ class ReidResult(NamedTuple):
         "Per query: 1.0 if the first in the list is right."
         return (self.first < 1).astype(float)
 
-# %% ../nbs/32_reid.ipynb #19856f5a
 def check_labels(
     query: Embeddings,    # who is looked for
     gallery: Embeddings,  # where
@@ -216,6 +212,7 @@ def check_labels(
                          "set all to -1")
     return "cross-camera"
 
+# %% ../nbs/32_reid.ipynb #rdCheck1
 def check_matches(
     n_matches: Int[Tensor, "q"],  # true matches of each query
     ids: Int[Tensor, "q"],        # the persons looked for
@@ -229,47 +226,47 @@ def check_matches(
         warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (ids "
                       f"{ids[lost].unique()[:5].tolist()} …)")
 
+def _finite(side: str, head: str, feature: Tensor) -> Tensor:
+    if not feature.sum().isfinite() and not feature.isfinite().all():
+        raise ValueError(f"the {side}'s f_{head} is not finite in {int((~feature.isfinite()).any(1).sum())} of "
+                         f"{len(feature)} photos: has the network diverged?")
+    return feature
+
 def check_numbers(
-    query: Embeddings,      # who is looked for
-    gallery: Embeddings,    # where
+    query: Embeddings, gallery: Embeddings,  # who is looked for, and where
     head: str,              # which is asked: "prim", "fine" or "both"
     scores: Tensor | None,  # asked in the features' place
 ) -> tuple:
     """Query and gallery with the heads that count in float32. Raises ValueError for features that are not finite, or
     NaN among the scores."""
     if scores is not None:
-        if scores.isnan().any():
-            raise ValueError("scores hold NaN, which is neither above nor below: look for it where they were made")
-        return query, gallery
-    found = []
+        if not scores.isnan().any(): return query, gallery
+        raise ValueError("scores hold NaN, which is neither above nor below: look for it where they were made")
+    checked = []
     for side, e in (("query", query), ("gallery", gallery)):
-        kept = {k: v.float() if head in (k, "both") and v is not None else None for k,
-                v in (("prim", e.prim), ("fine", e.fine))}
-        for k, v in kept.items():
-            if v is not None and not v.sum().isfinite() and not v.isfinite().all():
-                raise ValueError(f"the {side}'s f_{k} is not finite in {int((~v.isfinite()).any(1).sum())} of {len(v)} "
-                                 "photos: has the network diverged?")
-        found.append(e._replace(**kept))
-    return tuple(found)
+        asked = {k: v for k, v in (("prim", e.prim), ("fine", e.fine)) if head in (k, "both") and v is not None}
+        heads = {k: _finite(side, k, v.float()) for k, v in asked.items()}
+        checked.append(e._replace(**{"prim": None, "fine": None, **heads}))
+    return tuple(checked)
 
 # %% ../nbs/32_reid.ipynb #fb12323d
-def _ranks_in_chunks(query: Embeddings, gallery: Embeddings, scores: Tensor | None, chunk: int, how: dict) -> Tensor:
+def _ranks_in_chunks(query, gallery, scores: Tensor | None, chunk: int, likeness: dict) -> Tensor:
     order = by_person(gallery)
     gallery, n = gallery.take(order), len(order)
     # column n takes the filling; see above
     board = torch.full((min(chunk, len(query.ids)), (n // 16 + 1) * 16), -torch.inf, device=order.device)
-    found = []
+    ranks = []
     for rows in torch.arange(len(query.ids), device=order.device).split(chunk):
         q, s = query.take(rows), board[:len(rows)]
         if scores is None:
-            similarity(q, gallery, **how, out=s[:, :n])
+            similarity(q, gallery, **likeness, out=s[:, :n])
         else:
             s[:, :n] = scores[rows][:, order]
-        own = identity_columns(q, gallery)
-        right = s.gather(1, own.column).masked_fill_(~own.match, -torch.inf).sort(1, descending=True).values
-        found.append(_ranks(s.scatter_(1, own.column, -torch.inf), right))
-    most = max(r.shape[1] for r in found)
-    return torch.cat([F.pad(r, (0, most - r.shape[1]), value=torch.inf) for r in found])
+        column, match = identity_columns(q, gallery)
+        right = s.gather(1, column).masked_fill_(~match, -torch.inf).sort(1, descending=True).values
+        ranks.append(_ranks(s.scatter_(1, column, -torch.inf), right))
+    most = max(r.shape[1] for r in ranks)
+    return torch.cat([F.pad(r, (0, most - r.shape[1]), value=torch.inf) for r in ranks])
 
 @torch.no_grad()
 def rank_metrics(
@@ -301,8 +298,8 @@ def multi_query(
     """Each query's feature becomes the mean over the photos of its person at its camera, not renormalised. Raises
     ValueError when there is none."""
     width = int(torch.cat([query.cams, more.cams]).max()) + 2
-    keys, where = torch.unique(torch.cat([e.ids * width + e.cams for e in (query, more)]), return_inverse=True)
-    q, m = where[:len(query.ids)], where[len(query.ids):]
+    keys, key = torch.unique(torch.cat([e.ids * width + e.cams for e in (query, more)]), return_inverse=True)
+    q, m = key[:len(query.ids)], key[len(query.ids):]
     count = torch.bincount(m, minlength=len(keys))
     if (count[q] == 0).any():
         raise ValueError(f"{int((count[q] == 0).sum())} queries have no photo of their person at their camera among "
@@ -338,8 +335,8 @@ def reciprocal(
     k: int,                     # neighbours that count
 ) -> Bool[Tensor, "n n"]:
     "Row i marks the k-reciprocal neighbours of i: those in each other's first k, oneself included."
-    near = torch.zeros(len(order), len(order), dtype=torch.bool, device=order.device).scatter_(1, order[:, :k + 1],
-                                                                                               True)
+    near = torch.zeros(len(order), len(order), dtype=torch.bool, device=order.device)
+    near.scatter_(1, order[:, :k + 1], True)
     return near & near.T
 
 def expand(
@@ -399,11 +396,12 @@ def ranked_list(
     query: Embeddings,    # who is looked for
     gallery: Embeddings,  # where
     k: int = 10,          # length of the list
-    **how,                # beta, head, beta_on of `similarity`
+    **likeness,           # beta, head, beta_on of `similarity`
 ) -> RankedList:
     "The first k answers to each query."
     masks = camera_rule(query, gallery)
-    best = similarity(query, gallery, **how).masked_fill(masks.junk, -torch.inf).topk(min(k, len(gallery.ids)), dim=1)
+    scores = similarity(query, gallery, **likeness).masked_fill(masks.junk, -torch.inf)
+    best = scores.topk(min(k, len(gallery.ids)), dim=1)
     return RankedList(best.indices.masked_fill(best.values == -torch.inf, -1), masks.match.gather(1, best.indices))
 
 # %% ../nbs/32_reid.ipynb #802bf81e
@@ -428,20 +426,41 @@ def show_ranked_list(
     for line, q in zip(axes, rows):
         _framed(line[0], query_images[q], PALETTE["ink"], "query")
         for ax, g, ok in zip(line[1:], ranked.index[q].tolist(), ranked.match[q].tolist()):
+            colour, mark = ("good", "✓") if ok else ("bad", "✗")
             if g < 0:
                 ax.axis("off")
             else:
-                _framed(ax, gallery_images[g], PALETTE["good" if ok else "bad"], "✓" if ok else "✗")
+                _framed(ax, gallery_images[g], PALETTE[colour], mark)
     fig.tight_layout(pad=0.4)
     if caption: fig.text(0.5, -0.01, caption, ha="center", va="top", fontsize=8, wrap=True)
     return fig
 
 # %% ../nbs/32_reid.ipynb #722da720
 class Interval(NamedTuple):
-    "A difference and the range that holds it."
-    mean: float
+    "An estimate, and the range that holds it."
+    value: float
     low: float
     high: float
+
+    @property
+    def mean(self) -> float:
+        "The estimate, where it is a mean."
+        return self.value
+
+def resample_people(
+    top: Float[np.ndarray, "n"],     # a value for each photo or pair
+    bottom: Float[np.ndarray, "n"],  # its counterpart; ones give a mean
+    ids: np.ndarray,                 # rows with the same value here are drawn together
+    seed: int = 0,                   # of the resampling
+    draws: int = 2000,               # resamplings
+    tails: tuple = (0.025, 0.975),   # the quantiles that bound the interval
+) -> Interval:
+    "Σ top / Σ bottom with its percentile interval when whole *people* are drawn again with replacement."
+    people, person = np.unique(ids, return_inverse=True)
+    above, below = (np.bincount(person, v) for v in (top, bottom))
+    drawn = np.random.default_rng(seed).integers(0, len(people), (draws, len(people)))
+    low, high = np.quantile(above[drawn].sum(1) / below[drawn].sum(1), tails)
+    return Interval(float(above.sum() / below.sum()), float(low), float(high))
 
 def paired_bootstrap(
     a: Float[np.ndarray, "q"],  # per query, e.g. `ours.ap` or `ours.hit`
@@ -451,10 +470,7 @@ def paired_bootstrap(
     draws: int = 2000,          # resamplings
     level: float = 0.95,        # share of draws inside the interval
 ) -> Interval:
-    "Mean of a − b, and its percentile interval when *people* are drawn again with replacement."
-    people, who = np.unique(ids, return_inverse=True)
-    total, count = np.bincount(who, a - b), np.bincount(who)
-    pick = np.random.default_rng(seed).integers(0, len(people), (draws, len(people)))
-    means = total[pick].sum(1) / count[pick].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(a - b)), float(low), float(high))
+    "Mean of a − b, and its interval from `resample_people`."
+    tails = (1 - level) / 2, (1 + level) / 2
+    interval = resample_people(a - b, np.ones(len(a)), ids, seed, draws, tails)
+    return interval._replace(value=float(np.mean(a - b)))   # summed in the order of the queries

@@ -1,4 +1,6 @@
-"""What a rebuilding must leave as it is, in one file: keys of runs, weights of smoke runs, rendered files, names in a state dict, the commands' help.
+"""What a rebuilding must leave as it is, in one file.
+
+Keys of runs, weights of smoke runs, rendered files, names in a state dict, the commands' help.
 
     python tests/gate.py gate.json            # everything, on one thread, in a folder of its own; two or three minutes
     python tests/gate.py gate.json --cheap    # without training and rendering: what tests/test_gate.py compares

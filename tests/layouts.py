@@ -52,8 +52,8 @@ def write_layouts(
 ) -> dict[str, Path]:
     """name → path of: market, duke, msmt17, cuhk03 (rendered), and Market's world once more as pytorch, folder and csv.
     8 people to learn, 4 photos each."""
-    made = {w: write_domain(w, folder / "worlds", height=height, width=width, **SIZES) for w in ("market", "duke",
-                                                                                                 "msmt17", "cuhk03")}
-    data = load_dataset("market", made["market"])
-    return {**made, "pytorch": tree(data, folder / "re-layout" / "pytorch"),
+    worlds = {name: write_domain(name, folder / "worlds", height=height, width=width, **SIZES)
+              for name in ("market", "duke", "msmt17", "cuhk03")}
+    data = load_dataset("market", worlds["market"])
+    return {**worlds, "pytorch": tree(data, folder / "re-layout" / "pytorch"),
             "folder": people(data, folder / "my own photos"), "csv": table(data, folder / "photos.csv")}

@@ -7,25 +7,28 @@ from dgnet.appearance import AppearanceEncoder, Backbone, BaselineNet
 from dgnet.config import make_config
 from dgnet.decoder import Decoder
 from dgnet.discriminator import Discriminator, r1_penalty
-from dgnet.layers import ASPP, ConvBlock, adain
+from dgnet.layers import ConvBlock, adain
 from dgnet.model import DGNet
 from dgnet.structure import StructureEncoder, grey
 
 # module: (convolutions as (kernel, channels, stride), output C, H, W)
-TABLE_6 = {"conv1": ([(3, 16, 2)], (16, 128, 64)), "conv2": ([(3, 32, 1)], (32, 128, 64)),
-           "conv3": ([(3, 32, 1)], (32, 128, 64)), "conv4": ([(3, 64, 2)], (64, 64, 32)),
-           "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)), "aspp": ([(1, 32, 1)] + [(1, 32, 1), (3, 32, 1)] * 3,
-                                                                   (128, 64, 32)), "conv5": ([(1, 128, 1)],
-                                                                                             (128, 64, 32))}
+TABLE_6 = {
+    "conv1": ([(3, 16, 2)], (16, 128, 64)), "conv2": ([(3, 32, 1)], (32, 128, 64)),
+    "conv3": ([(3, 32, 1)], (32, 128, 64)), "conv4": ([(3, 64, 2)], (64, 64, 32)),
+    "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)),
+    "aspp": ([(1, 32, 1)] + [(1, 32, 1), (3, 32, 1)] * 3, (128, 64, 32)), "conv5": ([(1, 128, 1)], (128, 64, 32)),
+}
 TABLE_7 = {
     "resblocks.3": ([(3, 128, 1)] * 2, (128, 64, 32)), "ups.0": ([(5, 64, 1)], (64, 128, 64)),
     "ups.1": ([(5, 32, 1)], (32, 256, 128)), "conv3": ([(3, 32, 1)], (32, 256, 128)),
     "conv4": ([(3, 32, 1)], (32, 256, 128)), "conv5": ([(1, 3, 1)], (3, 256, 128)),
 }
-TABLE_8 = {"conv1": ([(1, 32, 1)], (32, 256, 128)), "conv2": ([(3, 32, 1)], (32, 256, 128)),
-           "conv3": ([(3, 32, 2)], (32, 128, 64)), "conv4": ([(3, 32, 1)], (32, 128, 64)), "conv5": ([(3, 64, 2)],
-                                                                                                     (64, 64, 32)),
-           "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)), "conv6": ([(1, 1, 1)], (1, 64, 32))}
+TABLE_8 = {
+    "conv1": ([(1, 32, 1)], (32, 256, 128)), "conv2": ([(3, 32, 1)], (32, 256, 128)),
+    "conv3": ([(3, 32, 2)], (32, 128, 64)), "conv4": ([(3, 32, 1)], (32, 128, 64)),
+    "conv5": ([(3, 64, 2)], (64, 64, 32)), "resblocks": ([(3, 64, 1)] * 8, (64, 64, 32)),
+    "conv6": ([(1, 1, 1)], (1, 64, 32)),
+}
 CALLS = {
     "Table 6": (StructureEncoder, TABLE_6, lambda net: net(torch.zeros(1, 1, 256, 128))),
     "Table 7": (Decoder, TABLE_7, lambda net: net(torch.zeros(1, 2048, 4), torch.zeros(1, 128, 64, 32))),
@@ -41,9 +44,10 @@ def count(net):
 def test_table(table):
     build, rows, call = CALLS[table]
     net, sizes = build().eval(), {}
-    for name in rows:
-        net.get_submodule(name).register_forward_hook(lambda m, i, o,
-                                                      name=name: sizes.update({name: tuple(o.shape[1:])}))
+    def note(name):
+        def hook(module, args, out): sizes[name] = tuple(out.shape[1:])
+        return hook
+    for name in rows: net.get_submodule(name).register_forward_hook(note(name))
     with torch.no_grad():
         call(net)
     for name, (convolutions, size) in rows.items():
@@ -114,8 +118,8 @@ def test_small_tiers(tier):
     assert m.G(out.a, s).shape == x.shape
     assert [tuple(d.shape[1:]) for d in m.D(x)] == [(1, cfg.height >> k + 2, cfg.width >> k + 2)
                                                     for k in range(cfg.d_scales)]
-    assert BaselineNet(7, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.embed_dim)(x).logits.shape == (3,
-                                                                                                                     7)
+    teacher = BaselineNet(7, cfg.ea_block, cfg.ea_blocks, cfg.ea_width, cfg.ea_pool, cfg.embed_dim)
+    assert teacher(x).logits.shape == (3, 7)
 
 
 def test_channels_last_agrees():
@@ -179,16 +183,16 @@ def test_adain_against_a_loop():
                                        rtol=1e-5)
 
 
-def test_gradient_punishment_against_finite_differences():
+def test_the_r1_penalty_against_finite_differences():
     torch.manual_seed(0)
     D = Discriminator(4, 2, 1).double()
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
     maps = D(x)
     wanted = sum(torch.autograd.grad(m.sum(), x, retain_graph=True)[0].square().sum() / 2 for m in maps)
-    punishment = r1_penalty(maps, x)
-    torch.testing.assert_close(punishment, wanted)
+    penalty = r1_penalty(maps, x)
+    torch.testing.assert_close(penalty, wanted)
     weight = D.nets[0].conv2.conv.weight
-    (g,) = torch.autograd.grad(punishment, weight)
+    (g,) = torch.autograd.grad(penalty, weight)
     step = torch.zeros_like(weight)
     step[0, 1, 2, 1] = 1e-6
     values = []
@@ -208,8 +212,8 @@ def test_save_and_load(tmp_path):
     file = m.save(tmp_path / "sub" / "m.safetensors", iteration=3, note="é")
     again = DGNet.load(file)
     assert again.classes == m.classes and again.metrics == m.metrics
-    assert again.metadata == {"iteration": 3,
-                              "note": "é"} and again.cfg == m.cfg and again.n_ids == 7 and not again.training
+    assert again.metadata == {"iteration": 3, "note": "é"} and again.cfg == m.cfg
+    assert again.n_ids == 7 and not again.training
     assert torch.equal(m.generate(x, x.flip(0)), again.generate(x, x.flip(0)))
     assert [p.name for p in file.parent.iterdir()] == ["m.safetensors"]
     good = file.read_bytes()

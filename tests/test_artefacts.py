@@ -10,31 +10,31 @@ NUMBERS = sorted(ROOT.glob("figures/paper/*"))   # of real photos only numbers a
 
 
 def test_every_reproduction_notebook_is_in_the_list_and_back():
-    from dgnet.reproduce import NOTEBOOKS
-    there = {p.stem for p in ROOT.glob("nbs/*.ipynb") if p.name.startswith(("fig", "table"))}
-    assert there == {n.stem for n in NOTEBOOKS}
+    from dgnet.planning import NOTEBOOKS
+    stems = {p.stem for p in ROOT.glob("nbs/*.ipynb") if p.name.startswith(("fig", "table"))}
+    assert stems == {n.stem for n in NOTEBOOKS}
 
 
 def test_every_reproduction_notebook_has_an_artefact():
-    from dgnet.reproduce import NOTEBOOKS
+    from dgnet.planning import NOTEBOOKS
     assert {n.stem for n in NOTEBOOKS} <= {p.stem for p in STORED}
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_provenance(path):
-    about = json.loads(path.read_text(encoding="utf-8"))
-    assert about["tier"] == path.parent.name in ("mini", "midi", "full"), "never from smoke"
-    assert about["label"] == path.stem
-    assert {"code_version", "packages", "date"} <= set(about["provenance"])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["tier"] == path.parent.name in ("mini", "midi", "full"), "never from smoke"
+    assert content["label"] == path.stem
+    assert {"code_version", "packages", "date"} <= set(content["provenance"])
     if path.stem != "tables6_7_8_architecture":
-        assert {"run", "seed", "device", "seconds", "iterations", "source"} <= set(about["provenance"])
+        assert {"run", "seed", "device", "seconds", "iterations", "source"} <= set(content["provenance"])
 
 
 @pytest.mark.parametrize("path", NUMBERS, ids=lambda p: p.name)
 def test_of_real_photos_there_are_numbers_alone(path):
-    about = json.loads(path.read_text(encoding="utf-8"))   # a picture would not parse
-    assert path.name == f"{about['label']}_{about['tier']}.json" and about["tier"] != "smoke"
-    assert about["provenance"]["source"].startswith("real: ") and about["rows"]["claim"] and about["table"]
+    content = json.loads(path.read_text(encoding="utf-8"))   # a picture would not parse
+    assert path.name == f"{content['label']}_{content['tier']}.json" and content["tier"] != "smoke"
+    assert content["provenance"]["source"].startswith("real: ") and content["rows"]["claim"] and content["table"]
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.name}-{p.stem}")

@@ -23,6 +23,8 @@ class Case(NamedTuple):
     args: str        # {…} are things of the fixture `place`; split at spaces, ~ is a space inside a name
     says: tuple      # words of the message: the name, then the remedy
 
+SWAP, MODEL = "swap {d}/whole.png {d}/whole.png ", "--model {m}/model.safetensors"   # words of many cases
+
 DATA = [
     Case("data", "check {d}/no_such_folder", ("no_such_folder", "no such folder", "Unpack")),
     Case("data", "check {d}/empty_folder", ("empty_folder", "empty folder", "Unpack")),
@@ -90,80 +92,101 @@ TRAIN = [
     Case("train", "{d}/folder --tier smoke --set batch=4000", ("4000", "smaller batch")),
     Case("train", "{d}/folder --tier smoke --out {d}/folder/out", ("--out", "inside the dataset", "Write elsewhere")),
     Case("train", "{d}/folder --tier smoke --out {d}/archive.zip", ("archive.zip", "is a file", "Give a folder")),
-    Case("train", "{d}/folder --tier smoke --out {d}/letters", ("letters", "holds something else already", "another folder")),
+    Case("train", "{d}/folder --tier smoke --out {d}/letters",
+         ("letters", "holds something else already", "another folder")),
     Case("train", "{d}/folder --tier smoke --out {d}/archive.zip/out", ("archive.zip", "cannot be written")),
     Case("train", "", ("usage", "FOLDER")),
 ]
-REPRODUCE = [Case("reproduce", "--only fig99", ("fig99", "no notebook starts with")),
-             Case("reproduce", "--skip nothing", ("nothing", "no notebook starts with")),
-             Case("reproduce", "--data market", ("--data market", "NAME=FOLDER")),
-             Case("reproduce", "--data market={d}/no_such_folder", ("no_such_folder", "is not a folder")),
-             Case("reproduce", "--data markt={d}/good", ("markt", "there are")),
-             Case("reproduce", "--tier smoke --only fig1 --data market={d}/empty_folder",
-                  ("empty_folder", "no known dataset")), Case("reproduce", "--tier smoke --only table5 --data "
-                                                              "market={d}/good", ("--data market", "no notebook",
-                                                                                  "Leave --only out")),
-             Case("reproduce", "--workers 0 --dry-run", ("--workers 0", "1 or more")), Case("reproduce", "--tier huge",
-                                                                                            ("--tier",
-                                                                                             "invalid choice"))]
+REPRODUCE = [
+    Case("reproduce", "--only fig99", ("fig99", "no notebook starts with")),
+    Case("reproduce", "--skip nothing", ("nothing", "no notebook starts with")),
+    Case("reproduce", "--data market", ("--data market", "NAME=FOLDER")),
+    Case("reproduce", "--data market={d}/no_such_folder", ("no_such_folder", "is not a folder")),
+    Case("reproduce", "--data markt={d}/good", ("markt", "there are")),
+    Case("reproduce", "--tier smoke --only fig1 --data market={d}/empty_folder", ("empty_folder", "no known dataset")),
+    Case("reproduce", "--tier smoke --only table5 --data market={d}/good",
+         ("--data market", "no notebook", "Leave --only out")),
+    Case("reproduce", "--workers 0 --dry-run", ("--workers 0", "1 or more")),
+    Case("reproduce", "--tier huge", ("--tier", "invalid choice")),
+]
 
 GENERATE = [
-    Case("generate", "swap {d}/whole.png {d}/no_such.jpg --model {m}/model.safetensors --out {t}/o.png", ("no_such.jpg", "no such file", "Check the name")),
-    Case("generate", "swap {d}/whole.png {d}/flat --model {m}/model.safetensors --out {t}/o.png", ("flat", "a folder, not a photo")),
-    Case("generate", "swap {d}/words.jpg {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("words.jpg", "not a readable image", "Replace or delete")),
-    Case("generate", "swap {d}/cut.png {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("cut.png", "not a readable image", "Replace or delete")),
-    Case("generate", "swap {d}/empty.jpg {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("empty.jpg", "not a readable image")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/none.safetensors --out {t}/o.png", ("none.safetensors", "no such file", "Train a model")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m} --out {t}/o.png", ("models", "a folder, not a model")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/cut.safetensors --out {t}/o.png", ("cut.safetensors", "not a readable safetensors file", "Copy or save it again")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/garbage.safetensors --out {t}/o.png", ("garbage.safetensors", "not a readable safetensors file")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/empty.safetensors --out {t}/o.png", ("empty.safetensors", "not a readable safetensors file")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/text.safetensors --out {t}/o.png", ("text.safetensors", "not a readable safetensors file")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/stranger.safetensors --out {t}/o.png", ("stranger.safetensors", "not a DGNet model")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/damaged.safetensors --out {t}/o.png", ("damaged.safetensors", "so it is damaged", "Copy or save it again")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/newer.safetensors --out {t}/o.png", ("newer.safetensors", "flux_capacitor", "that version")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/headless.safetensors --out {t}/o.png", ("headless.safetensors", "its header lacks sha256", "DGNet.save")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/official.pt --out {t}/o.png", ("official.pt", "a pickle", "load_official")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/malice.pt --out {t}/o.png", ("malice.pt", "a pickle")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/malice.safetensors --out {t}/o.png", ("malice.safetensors", "a pickle")),
+    Case("generate", "swap {d}/whole.png {d}/no_such.jpg " + MODEL + " --out {t}/o.png",
+         ("no_such.jpg", "no such file", "Check the name")),
+    Case("generate", "swap {d}/whole.png {d}/flat " + MODEL + " --out {t}/o.png", ("flat", "a folder, not a photo")),
+    Case("generate", "swap {d}/words.jpg {d}/whole.png " + MODEL + " --out {t}/o.png",
+         ("words.jpg", "not a readable image", "Replace or delete")),
+    Case("generate", "swap {d}/cut.png {d}/whole.png " + MODEL + " --out {t}/o.png",
+         ("cut.png", "not a readable image", "Replace or delete")),
+    Case("generate", "swap {d}/empty.jpg {d}/whole.png " + MODEL + " --out {t}/o.png",
+         ("empty.jpg", "not a readable image")),
+    Case("generate", SWAP + "--model {m}/none.safetensors --out {t}/o.png",
+         ("none.safetensors", "no such file", "Train a model")),
+    Case("generate", SWAP + "--model {m} --out {t}/o.png", ("models", "a folder, not a model")),
+    Case("generate", SWAP + "--model {m}/cut.safetensors --out {t}/o.png",
+         ("cut.safetensors", "not a readable safetensors file", "Copy or save it again")),
+    Case("generate", SWAP + "--model {m}/garbage.safetensors --out {t}/o.png",
+         ("garbage.safetensors", "not a readable safetensors file")),
+    Case("generate", SWAP + "--model {m}/empty.safetensors --out {t}/o.png",
+         ("empty.safetensors", "not a readable safetensors file")),
+    Case("generate", SWAP + "--model {m}/text.safetensors --out {t}/o.png",
+         ("text.safetensors", "not a readable safetensors file")),
+    Case("generate", SWAP + "--model {m}/stranger.safetensors --out {t}/o.png",
+         ("stranger.safetensors", "not a DGNet model")),
+    Case("generate", SWAP + "--model {m}/damaged.safetensors --out {t}/o.png",
+         ("damaged.safetensors", "so it is damaged", "Copy or save it again")),
+    Case("generate", SWAP + "--model {m}/newer.safetensors --out {t}/o.png",
+         ("newer.safetensors", "flux_capacitor", "that version")),
+    Case("generate", SWAP + "--model {m}/headless.safetensors --out {t}/o.png",
+         ("headless.safetensors", "its header lacks sha256", "DGNet.save")),
+    Case("generate", SWAP + "--model {m}/official.pt --out {t}/o.png", ("official.pt", "a pickle", "load_official")),
+    Case("generate", SWAP + "--model {m}/malice.pt --out {t}/o.png", ("malice.pt", "a pickle")),
+    Case("generate", SWAP + "--model {m}/malice.safetensors --out {t}/o.png", ("malice.safetensors", "a pickle")),
     Case("generate", "swap {d}/whole.png {d}/whole.png --out {t}/o.png", ("no model", "--model FILE")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/whole.png --force", ("whole.png", "stay as they are", "Write elsewhere")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/archive.zip", ("archive.zip", "give a file that ends in .png")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/flat/one.jpg", ("one.jpg", "is there already", "--force")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --out {d}/nowhere/o.png", ("nowhere", "there is no folder", "Make it first")),
-    Case("generate", "swap {d}/whole.png {d}/whole.png --model {m}/model.safetensors --size 3x3", ("3x3", "HEIGHTxWIDTH")),
-    Case("generate", "grid --appearance {d}/letters --structure {d}/whole.png --model {m}/model.safetensors --out {t}/o.png", ("letters", "no photo in this folder")),
-    Case("generate", "interpolate {d}/whole.png {d}/whole.png --steps 1 --model {m}/model.safetensors", ("--steps", "from 2 to 240")),
-    Case("generate", "interpolate {d}/whole.png {d}/whole.png --of colour --model {m}/model.safetensors", ("--of", "invalid choice")),
-    Case("generate", "set {d}/empty_folder --pairs 3 --out {t}/set --model {m}/model.safetensors", ("empty_folder", "an empty folder")),
-    Case("generate", "set {d}/letters --pairs 3 --out {t}/set --model {m}/model.safetensors", ("letters", "no known dataset")),
-    Case("generate", "set {d}/broken --pairs 3 --out {t}/set --model {m}/model.safetensors", ("broken", "cannot be read", "--skip-broken")),
-    Case("generate", "set {d}/folder --pairs 0 --out {t}/set --model {m}/model.safetensors", ("--pairs", "from 1")),
-    Case("generate", "set {d}/folder --pairs 99999 --out {t}/set --model {m}/model.safetensors", ("99,999", "Ask for fewer")),
-    Case("generate", "set {d}/folder --pairs 3 --out {d}/folder/set --model {m}/model.safetensors", ("--out", "stays as it is", "Write elsewhere")),
-    Case("generate", "set {d}/folder --pairs 3 --out {d}/letters --model {m}/model.safetensors", ("letters", "holds other things", "new folder")),
-    Case("generate", "set {d}/folder --pairs 3 --seed -1 --out {t}/set --model {m}/model.safetensors", ("--seed", "from 0")),
+    Case("generate", SWAP + MODEL + " --out {d}/whole.png --force",
+         ("whole.png", "stay as they are", "Write elsewhere")),
+    Case("generate", SWAP + MODEL + " --out {d}/archive.zip", ("archive.zip", "give a file that ends in .png")),
+    Case("generate", SWAP + MODEL + " --out {d}/flat/one.jpg", ("one.jpg", "is there already", "--force")),
+    Case("generate", SWAP + MODEL + " --out {d}/nowhere/o.png", ("nowhere", "there is no folder", "Make it first")),
+    Case("generate", SWAP + MODEL + " --size 3x3", ("3x3", "HEIGHTxWIDTH")),
+    Case("generate", "grid --appearance {d}/letters --structure {d}/whole.png " + MODEL + " --out {t}/o.png",
+         ("letters", "no photo in this folder")),
+    Case("generate", "interpolate {d}/whole.png {d}/whole.png --steps 1 " + MODEL, ("--steps", "from 2 to 240")),
+    Case("generate", "interpolate {d}/whole.png {d}/whole.png --of colour " + MODEL, ("--of", "invalid choice")),
+    Case("generate", "set {d}/empty_folder --pairs 3 --out {t}/set " + MODEL, ("empty_folder", "an empty folder")),
+    Case("generate", "set {d}/letters --pairs 3 --out {t}/set " + MODEL, ("letters", "no known dataset")),
+    Case("generate", "set {d}/broken --pairs 3 --out {t}/set " + MODEL, ("broken", "cannot be read", "--skip-broken")),
+    Case("generate", "set {d}/folder --pairs 0 --out {t}/set " + MODEL, ("--pairs", "from 1")),
+    Case("generate", "set {d}/folder --pairs 99999 --out {t}/set " + MODEL, ("99,999", "Ask for fewer")),
+    Case("generate", "set {d}/folder --pairs 3 --out {d}/folder/set " + MODEL,
+         ("--out", "stays as it is", "Write elsewhere")),
+    Case("generate", "set {d}/folder --pairs 3 --out {d}/letters " + MODEL,
+         ("letters", "holds other things", "new folder")),
+    Case("generate", "set {d}/folder --pairs 3 --seed -1 --out {t}/set " + MODEL, ("--seed", "from 0")),
     Case("generate", "", ("usage", "required")),
 ]
 RANK = [
-    Case("rank", "{d}/no_such.jpg --gallery {d}/good --model {m}/model.safetensors", ("no_such.jpg", "no such photo", "Check the path")),
-    Case("rank", "{d}/words.jpg --gallery {d}/good --model {m}/model.safetensors", ("words.jpg", "not a readable image", "Replace or delete")),
-    Case("rank", "{d}/flat --gallery {d}/good --model {m}/model.safetensors", ("flat", "a folder, where a query photo is expected")),
-    Case("rank", "{d}/whole.png --gallery {d}/none --model {m}/model.safetensors", ("none", "no such folder")),
-    Case("rank", "{d}/whole.png --gallery {d}/letters --model {m}/model.safetensors", ("letters",)),
-    Case("rank", "{d}/whole.png --gallery {d}/empty_folder --model {m}/model.safetensors", ("empty_folder",)),
-    Case("rank", "{d}/whole.png --gallery {d}/broken --model {m}/model.safetensors", ("cannot be read", "--skip-broken")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/cut.safetensors", ("cut.safetensors", "Copy or save it again")),
+    Case("rank", "{d}/no_such.jpg --gallery {d}/good " + MODEL, ("no_such.jpg", "no such photo", "Check the path")),
+    Case("rank", "{d}/words.jpg --gallery {d}/good " + MODEL,
+         ("words.jpg", "not a readable image", "Replace or delete")),
+    Case("rank", "{d}/flat --gallery {d}/good " + MODEL, ("flat", "a folder, where a query photo is expected")),
+    Case("rank", "{d}/whole.png --gallery {d}/none " + MODEL, ("none", "no such folder")),
+    Case("rank", "{d}/whole.png --gallery {d}/letters " + MODEL, ("letters",)),
+    Case("rank", "{d}/whole.png --gallery {d}/empty_folder " + MODEL, ("empty_folder",)),
+    Case("rank", "{d}/whole.png --gallery {d}/broken " + MODEL, ("cannot be read", "--skip-broken")),
+    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/cut.safetensors",
+         ("cut.safetensors", "Copy or save it again")),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/malice.pt", ("malice.pt",)),
     Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/none.safetensors", ("none.safetensors", "no such file")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --top 0", ("--top 0", "at least one")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --id 0", ("--id 0", "numbered from 1")),
-    Case("rank", "{d}/whole.png --gallery {d}/flat --model {m}/model.safetensors --id 3", ("--id 3", "no labels", "Leave it out")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps", ("--maps", "--out")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --maps=heat --out {t}/o.png", ("--maps heat", "activation")),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/whole.png", ("whole.png",)),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --out {d}/nowhere/o.png", ("nowhere",)),
-    Case("rank", "{d}/whole.png --gallery {d}/good --model {m}/model.safetensors --csv {d}/good/list.csv", ("list.csv", "dataset")),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --top 0", ("--top 0", "at least one")),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --id 0", ("--id 0", "numbered from 1")),
+    Case("rank", "{d}/whole.png --gallery {d}/flat " + MODEL + " --id 3", ("--id 3", "no labels", "Leave it out")),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --maps", ("--maps", "--out")),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --maps=heat --out {t}/o.png",
+         ("--maps heat", "activation")),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --out {d}/whole.png", ("whole.png",)),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --out {d}/nowhere/o.png", ("nowhere",)),
+    Case("rank", "{d}/whole.png --gallery {d}/good " + MODEL + " --csv {d}/good/list.csv", ("list.csv", "dataset")),
     Case("rank", "{d}/whole.png --gallery {d}/good", ("no model", "--model FILE")),
 ]
 
@@ -209,12 +232,12 @@ def checkpoints(folder: Path, model: Path) -> None:
     (folder / "damaged.safetensors").write_bytes(damaged)
     n, = struct.unpack("<Q", whole[:8])
     header = json.loads(whole[8:8 + n])
-    about = json.loads(header["__metadata__"]["dgnet"])
-    about["config"]["flux_capacitor"] = 1
-    save_file(load_file(model), folder / "newer.safetensors", {"dgnet": json.dumps(about)})
+    facts = json.loads(header["__metadata__"]["dgnet"])
+    facts["config"]["flux_capacitor"] = 1
+    save_file(load_file(model), folder / "newer.safetensors", {"dgnet": json.dumps(facts)})
     torch.save({"a": torch.zeros(3)}, folder / "official.pt")
-    del about["sha256"]
-    save_file(load_file(model), folder / "headless.safetensors", {"dgnet": json.dumps(about)})
+    del facts["sha256"]
+    save_file(load_file(model), folder / "headless.safetensors", {"dgnet": json.dumps(facts)})
     (folder / "malice.pt").write_bytes(pickle.dumps(Malice(folder / "it ran")))
     (folder / "malice.safetensors").write_bytes(pickle.dumps(Malice(folder / "it ran")))
 
@@ -275,9 +298,13 @@ def state(d: Path) -> dict:
 
 
 def command(name: str):
-    import dgnet.check, dgnet.generate, dgnet.own, dgnet.rank, dgnet.runs
-    return {"data": dgnet.check.data_cli, "train": dgnet.own.train_cli, "reproduce": dgnet.runs.reproduce_cli,
-            "generate": dgnet.generate.generate_cli, "rank": dgnet.rank.rank_cli}[name]
+    from dgnet.check import data_cli
+    from dgnet.generated_set import generate_cli
+    from dgnet.reproduce import reproduce_cli
+    from dgnet.search import rank_cli
+    from dgnet.train_own import train_cli
+    return {"data": data_cli, "train": train_cli, "reproduce": reproduce_cli, "generate": generate_cli,
+            "rank": rank_cli}[name]
 
 
 def arguments(case: Case, place: Path) -> list:
@@ -293,24 +320,24 @@ def test_there_are_enough_and_each_is_another():
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda c: f"{c.command} {c.args}"[:90])
 def test_a_bad_input_gets_one_message_and_changes_nothing(place, case, capsys, monkeypatch, tmp_path):
-    import dgnet.model, dgnet.own, dgnet.runs
-    for module in (dgnet.own, dgnet.runs): monkeypatch.setattr(module, "LOCAL", tmp_path / "local")
-    monkeypatch.setattr(dgnet.model, "WEIGHTS", tmp_path / "weights")   # a package that came without models
+    for module in ("train_own", "runs"): monkeypatch.setattr(f"dgnet.{module}.LOCAL", tmp_path / "local")
+    monkeypatch.setattr("dgnet.model.WEIGHTS", tmp_path / "weights")   # a package that came without models
     monkeypatch.chdir(tmp_path)
     before = state(place)
     try:
         code = command(case.command)(arguments(case, place))
     except SystemExit as e:
         code = e.code
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert code not in (0, None), "an exit code that is not 0"
     for words in case.says:
-        assert words.replace("{d}", str(place)) in said, f"{words!r} is missing in: {said}"
-    assert "Traceback" not in said and ("usage:" in said or len(said.strip().splitlines()) == 1), f"one message: {said}"
-    assert "usage:" in said or said.startswith(f"dgnet_{case.command}: ")
+        assert words.replace("{d}", str(place)) in message, f"{words!r} is missing in: {message}"
+    one_line = len(message.strip().splitlines()) == 1
+    assert "Traceback" not in message and ("usage:" in message or one_line), f"one message: {message}"
+    assert "usage:" in message or message.startswith(f"dgnet_{case.command}: ")
     assert state(place) == before, "nothing on disk has changed"
-    made = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert not made, f"and nothing was made: {made}"
+    created = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not created, f"and nothing was made: {created}"
 
 
 def test_no_code_of_a_checkpoint_ran(place): assert not (place / "models" / "it ran").exists()
@@ -318,10 +345,10 @@ def test_no_code_of_a_checkpoint_ran(place): assert not (place / "models" / "it 
 
 @pytest.mark.parametrize("case", [DATA[0], CSVS[5], TRAIN[6], GENERATE[0], RANK[0]], ids=lambda c: c.command)
 def test_as_a_process_too(place, case):
-    module, function = {"data": ("check", "data_cli"), "train": ("own", "train_cli"),
-                        "generate": ("generate", "generate_cli"), "rank": ("rank", "rank_cli")}[case.command]
-    p = subprocess.run([sys.executable, "-c", f"import sys; from dgnet.{module} import {function}; "
-                        f"sys.exit({function}())", *arguments(case, place)], env={**os.environ, "PYTHONPATH": str(ROOT),
-                                                                                  "MPLBACKEND": "agg"},
-                       capture_output=True, text=True)
+    module, function = {"data": ("check", "data_cli"), "train": ("train_own", "train_cli"),
+                        "generate": ("generated_set", "generate_cli"), "rank": ("search", "rank_cli")}[case.command]
+    program = f"import sys; from dgnet.{module} import {function}; sys.exit({function}())"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", program, *arguments(case, place)]
+    p = subprocess.run(command, env=env, capture_output=True, text=True)
     assert p.returncode not in (0, None) and "Traceback" not in p.stderr and all(w in p.stderr for w in case.says)

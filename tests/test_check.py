@@ -16,9 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dgnet.check import CARDS, KINDS, Card, Count, card_of, card_text, check_dataset, contact_sheet, data_cli, decode, differences, unanswered
+from dgnet.check import KINDS, card_of, check_dataset, contact_sheet, data_cli, differences, unanswered
 from dgnet.datasets import DATASETS, Label, load_dataset, make_split
+from dgnet.photos import decode
 from dgnet.reid import Embeddings, camera_rule
+from dgnet.sources import CARDS, Card, Count, card_text
 from dgnet.synthetic import write_domain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +46,8 @@ DUKE = {"bounding_box_train": ["0001_c2_f0046182.jpg", "0001_c3_f0046182.jpg", "
         "query": ["0005_c8_f0046985.jpg"], "bounding_box_test": ["0005_c1_f0051341.jpg"]}
 CUHK = {"bounding_box_train": ["0001_c1_1.png", "0001_c2_2.png", "0002_c1_3.png", "0002_c2_4.png"],
         "query": ["0009_c1_1.png"], "bounding_box_test": ["0009_c2_2.png"]}
-TREE = {"train_all/0002": ["0002_c1s1_0_0.jpg", "0002_c2s1_0_0.jpg"], "train_all/0007": ["0007_c1s1_0_0.jpg",
-                                                                                         "0007_c2s1_0_0.jpg"],
+TREE = {"train_all/0002": ["0002_c1s1_0_0.jpg", "0002_c2s1_0_0.jpg"],
+        "train_all/0007": ["0007_c1s1_0_0.jpg", "0007_c2s1_0_0.jpg"],
         "query/0001": ["0001_c1s1_0_0.jpg"], "gallery/0001": ["0001_c2s1_0_0.jpg"], "gallery/-1": ["-1_c2s1_0_0.jpg"]}
 OWN = {"Ada Łukasz": ["at the door.jpg", "im Flur ü.jpg"], "山田": ["一.jpg", "二.jpg"]}
 MSMT = {"train": ["0000_000_01_0303morning_0015_0.jpg 0", "0000_001_02_0303morning_0015_0.jpg 0",
@@ -55,7 +57,7 @@ MSMT = {"train": ["0000_000_01_0303morning_0015_0.jpg 0", "0000_001_02_0303morni
 
 def msmt(root: Path) -> Path:
     for name, lines in MSMT.items():
-        rows = [f"{l[:4]}/{l}" for l in lines]
+        rows = [f"{line[:4]}/{line}" for line in lines]
         for r in rows:
             photo(root / ("test" if name in ("query", "gallery") else "train") / r.split()[0])
         (root / f"list_{name}.txt").write_text("\n".join(rows) + "\n")
@@ -78,8 +80,10 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize("files, name, title, n", [
-    (MARKET, "market", "Market-1501", 12), (DUKE, "duke", "DukeMTMC-reID", 9), (CUHK, "cuhk03", "CUHK03-NP, detected", 7), (TREE, "folder", "photos of your own", 0),
-    (OWN, "folder", "photos of your own", 0)])
+    (MARKET, "market", "Market-1501", 12), (DUKE, "duke", "DukeMTMC-reID", 9),
+    (CUHK, "cuhk03", "CUHK03-NP, detected", 7), (TREE, "folder", "photos of your own", 0),
+    (OWN, "folder", "photos of your own", 0),
+])
 def test_layouts(tmp_path, files, name, title, n):
     root = plant(tmp_path / "set", files)
     before = state(root)
@@ -87,15 +91,15 @@ def test_layouts(tmp_path, files, name, title, n):
     assert (r.name, r.card.title, r.root) == (name, title, root) and state(root) == before
     counts = [f for f in r.findings if f.kind == "counts"]
     assert bool(counts) == bool(n) and r.fit == (not n)
-    own = check_dataset(root, own=True)
-    assert own.fit and own.card.title == "photos of your own" and "counts" not in own.kinds("stop")
+    mine = check_dataset(root, own=True)
+    assert mine.fit and mine.card.title == "photos of your own" and "counts" not in mine.kinds("stop")
     assert data_cli(["check", str(root), "--own"]) == 0 and data_cli(["check", str(root)]) == (1 if n else 0)
 
 
 def test_both_boxes_of_cuhk03(tmp_path):
     for kind in ("detected", "labeled"): plant(tmp_path / kind, CUHK)
-    titles = [check_dataset(p, n).card.title for p, n in ((tmp_path, None), (tmp_path, "cuhk03-labeled"),
-                                                          (tmp_path / "labeled", None))]
+    ways = ((tmp_path, None), (tmp_path, "cuhk03-labeled"), (tmp_path / "labeled", None))
+    titles = [check_dataset(p, n).card.title for p, n in ways]
     assert titles == ["CUHK03-NP, detected", "CUHK03-NP, labeled", "CUHK03-NP, labeled"]
 
 
@@ -114,16 +118,16 @@ def test_msmt17(tmp_path):
 def test_a_tree_is_known_by_its_counts(tmp_path, monkeypatch):
     data = load_dataset(None, plant(tmp_path, TREE))
     assert card_of(data).title == "photos of your own"
-    monkeypatch.setitem(CARDS, "duke", Card("small", "", "", "", "", counts={"train": Count(4, 2),
-                                                                             "gallery": Count(2, 1, 1)}))
+    small = Card("small", "", "", "", "", counts={"train": Count(4, 2), "gallery": Count(2, 1, 1)})
+    monkeypatch.setitem(CARDS, "duke", small)
     assert card_of(data).title == "small" and check_dataset(tmp_path).fit
 
 
 def test_a_world(world):
     before = state(world)
     r = check_dataset(world)
-    assert r.fit and not r.card.real and r.verdict == "fit to train on" and r.shapes == {
-        "RGB 32 x 16": sum(r.table["photos"])} and state(world) == before
+    assert r.fit and not r.card.real and r.verdict == "fit to train on"
+    assert r.shapes == {"RGB 32 x 16": sum(r.table["photos"])} and state(world) == before
     gone = Path(shutil.copytree(world, world.parent / "gone"))
     next((gone / "bounding_box_train").glob("*.jpg")).unlink()
     r = check_dataset(gone)
@@ -149,16 +153,14 @@ def test_a_csv(world, tmp_path, capsys):
     file = listed(world, tmp_path / "photos.csv")
     before = state(tmp_path)
     r = check_dataset(file)
-    assert (r.name, r.card.title, r.root) == ("csv", "photos of your own, listed in a CSV",
-                                              tmp_path) and r.fit and r.verdict == "fit to train on" and state(
-                                                  tmp_path) == before
-    assert (r.table.photos.tolist() == check_dataset(world).table.photos.tolist() and card_of(load_dataset(None, file),
-                                                                                              own=True).title
-            == "photos of your own")
+    assert (r.name, r.card.title, r.root) == ("csv", "photos of your own, listed in a CSV", tmp_path)
+    assert r.fit and r.verdict == "fit to train on" and state(tmp_path) == before
+    assert r.table.photos.tolist() == check_dataset(world).table.photos.tolist()
+    assert card_of(load_dataset(None, file), own=True).title == "photos of your own"
     assert data_cli(["check", str(file), "--name", "csv", "--sheet", str(tmp_path / "s.png"), "--csv",
                      str(tmp_path / "found.csv")]) == 0
-    assert ("layout csv" in capsys.readouterr().out and (tmp_path / "s.png").stat().st_size > 1000
-            and (tmp_path / "found.csv").is_file())
+    assert "layout csv" in capsys.readouterr().out and (tmp_path / "s.png").stat().st_size > 1000
+    assert (tmp_path / "found.csv").is_file()
     short = pd.read_csv(file)[2:]
     short.to_csv(tmp_path / "short.csv", index=False)
     assert check_dataset(tmp_path / "short.csv").kinds("look") == {"unlisted": 2}
@@ -172,20 +174,21 @@ def test_a_csv_and_its_photos_stay_as_they_are(tmp_path, capsys):
     file.write_text("path,id\n" + "".join(f"{k}.png,{k // 2 + 1}\n" for k in range(4)))
     link.symlink_to(tmp_path / "1.png")
     before = state(tmp_path)
-    for args, said in ((["--csv", str(file)], "is the list of photos itself"), (["--sheet", str(tmp_path / "0.png")],
-                                                                                "is one of the photos"),
-                       (["--sheet", str(link)], "is one of the photos"), (["--pattern", r"(?P<id>\d)(?P<cam>\d)"],
-                                                                          "Leave it out"), (["--name", "market"],
-                                                                                            "a CSV file, not market")):
+    for args, words in (
+        (["--csv", str(file)], "is the list of photos itself"),
+        (["--sheet", str(tmp_path / "0.png")], "is one of the photos"),
+        (["--sheet", str(link)], "is one of the photos"), (["--pattern", r"(?P<id>\d)(?P<cam>\d)"], "Leave it out"),
+        (["--name", "market"], "a CSV file, not market"),
+    ):
         assert data_cli(["check", str(file), *args]) == 2
         out = capsys.readouterr()
-        assert said in out.err and out.err.count("\n") == 1 and out.err.startswith(
-            "dgnet_data: ") and not out.out and state(tmp_path) == before
-    assert (data_cli(["check", str(file)]) == 0 and data_cli(["check", str(tmp_path / "0.png")]) == 2
-            and "a file, not a folder" in capsys.readouterr().err)
+        assert words in out.err and out.err.count("\n") == 1 and out.err.startswith("dgnet_data: ")
+        assert not out.out and state(tmp_path) == before
+    assert data_cli(["check", str(file)]) == 0 and data_cli(["check", str(tmp_path / "0.png")]) == 2
+    assert "a file, not a folder" in capsys.readouterr().err
     file.write_text("path,id\nnone.png,1\n")
-    assert data_cli(["check", str(file)]) == 2 and re.fullmatch(r"dgnet_data: .*photos.csv, line 2: there is no photo "
-                                                                r"none.png.*\n", capsys.readouterr().err)
+    assert data_cli(["check", str(file)]) == 2
+    assert re.fullmatch(r"dgnet_data: .*photos.csv, line 2: there is no photo none.png.*\n", capsys.readouterr().err)
 
 
 def test_a_pattern(tmp_path, capsys):
@@ -193,14 +196,15 @@ def test_a_pattern(tmp_path, capsys):
                                           for k in range(2)]})
     rule = r"cam(?P<cam>\d+)-person(?P<id>\d+)"
     r = check_dataset(root, pattern=rule)
-    assert (r.fit and r.name == "folder" and r.table.iloc[0][["photos", "people", "cameras"]].tolist() == [8, 2, 2]
-            and data_cli(["check", str(root), "--pattern", rule, "--sheet", str(tmp_path / "s.png")]) == 0)
+    assert r.fit and r.name == "folder"
+    assert r.table.iloc[0][["photos", "people", "cameras"]].tolist() == [8, 2, 2]
+    assert data_cli(["check", str(root), "--pattern", rule, "--sheet", str(tmp_path / "s.png")]) == 0
     capsys.readouterr()
-    for wrong, said in (("(", "not a regular expression"), (r"(?P<id>\d+)", "lacks the group cam"),
+    for wrong, words in (("(", "not a regular expression"), (r"(?P<id>\d+)", "lacks the group cam"),
                         (r"p(?P<id>\d+)c(?P<cam>\d+)", "e.g. cam1-person1-0.jpg")):
         assert data_cli(["check", str(root), "--pattern", wrong]) == 2
         out = capsys.readouterr()
-        assert said in out.err and out.err.count("\n") == 1 and not out.out
+        assert words in out.err and out.err.count("\n") == 1 and not out.out
 
 
 def test_what_is_turned_by_exif_is_measured_upright(tmp_path):
@@ -219,18 +223,16 @@ def test_damaged_photos(market, tmp_path):
     whole = photo(tmp_path / "whole.jpg", size=(64, 128)).read_bytes()
     train = market / "bounding_box_train"
     png = photo(tmp_path / "whole.png", size=(64, 128)).read_bytes()
-    made = {"0010_c1s1_1_1.jpg": whole[:700], "0010_c1s1_1_2.jpg": b"", "0010_c1s1_1_3.jpg": b"<html>",
+    damaged = {"0010_c1s1_1_1.jpg": whole[:700], "0010_c1s1_1_2.jpg": b"", "0010_c1s1_1_3.jpg": b"<html>",
             "0010_c1s1_1_4.png": png[:400], "0010_c1s1_1_5.png": png[:60] + b"x" * 60 + png[120:]}
-    for name, content in made.items(): (train / name).write_bytes(content)
+    for name, content in damaged.items(): (train / name).write_bytes(content)
     for k, mode in enumerate(("L", "RGBA", "CMYK", "P")):
         photo(train / f"0011_c{k}s1_1_1.{'jpg' if mode in 'LCMYK' else 'png'}", mode, (64, 128))
     photo(train / "0012_c1s1_1_1.jpg", size=(90, 60))
     photo(train / "0012_c1s1_1_2.jpg", size=(8, 40))
     r = check_dataset(market, own=True)
-    assert {f.what.split("/")[1]: f.kind for f in r.findings if f.level == "stop"} == dict(zip(made,
-                                                                                               ("truncated", "empty",
-                                                                                                "broken", "truncated",
-                                                                                                "broken")))
+    faults = dict(zip(damaged, ("truncated", "empty", "broken", "truncated", "broken")))
+    assert {f.what.split("/")[1]: f.kind for f in r.findings if f.level == "stop"} == faults
     assert sorted(f.detail for f in r.findings if f.kind == "mode") == ["CMYK", "L", "P", "RGBA"]
     assert sorted(f.detail for f in r.findings if f.kind == "size") == ["40 x 8", "60 x 90"]
     assert not r.fit and r.verdict.count("unpack or copy it again") == 1, "one remedy, said once"
@@ -243,10 +245,10 @@ def test_strays_by_kind(market):
         (market / "query" / n).write_bytes(b"x")
     photo(market / "query" / "holiday photo.jpg")
     r = check_dataset(market, own=True)
-    assert sorted(f.detail for f in r.findings if f.kind == "stray") == ["*.mat", ".DS_Store", "._* (macOS)",
-                                                                         "Thumbs.db", "hidden", "no ending"]
-    assert [f.what for f in r.findings if f.kind == "name"] == ["holiday photo.jpg"] and r.kinds("note")[
-        "double"] == 1 and r.fit
+    strays = sorted(f.detail for f in r.findings if f.kind == "stray")
+    assert strays == ["*.mat", ".DS_Store", "._* (macOS)", "Thumbs.db", "hidden", "no ending"]
+    assert [f.what for f in r.findings if f.kind == "name"] == ["holiday photo.jpg"]
+    assert r.kinds("note")["double"] == 1 and r.fit
 
 
 def test_people_and_cameras(tmp_path):
@@ -255,10 +257,10 @@ def test_people_and_cameras(tmp_path):
     files["query"] += ["0020_c1s1_1_1.jpg"]
     files["bounding_box_test"] += ["0020_c1s1_1_2.jpg"]
     r = check_dataset(plant(tmp_path / "a", files), own=True)
-    assert {(f.kind, f.split) for f in r.findings if f.level == "stop"} == {("shared", "query"), ("shared", "gallery"),
-                                                                            ("nobody", "train")}
-    assert [f.what for f in r.findings if f.kind == "unanswered"] == ["query/0020_c1s1_1_1.jpg"] and r.kinds("note")[
-        "single"] == 1
+    stops = {(f.kind, f.split) for f in r.findings if f.level == "stop"}
+    assert stops == {("shared", "query"), ("shared", "gallery"), ("nobody", "train")}
+    assert [f.what for f in r.findings if f.kind == "unanswered"] == ["query/0020_c1s1_1_1.jpg"]
+    assert r.kinds("note")["single"] == 1
     files = {**MARKET, "bounding_box_test": ["0001_c1s1_000301_00.jpg"]}
     assert check_dataset(plant(tmp_path / "b", files), own=True).kinds("stop") == {"lost": 1}
     tree = {**TREE, "gallery/0001": ["0001_c2s1_0_0.jpg", "somewhere.jpg"]}
@@ -271,10 +273,11 @@ def test_people_and_cameras(tmp_path):
 
 def test_unanswered_is_the_evaluators_rule():
     rng = np.random.default_rng(0)
-    q, g = (make_split([Path(f"{k}.jpg") for k in range(n)], [Label(int(i), int(c)) for i,
-                                                              c in zip(rng.integers(-1, 20, n), rng.integers(-1, 3,
-                                                                                                             n))], s)
-            for n, s in ((80, "query"), (60, "gallery")))
+
+    def split(n, name):
+        people, cameras = rng.integers(-1, 20, n).tolist(), rng.integers(-1, 3, n).tolist()
+        return make_split([Path(f"{k}.jpg") for k in range(n)], list(map(Label, people, cameras)), name)
+    q, g = split(80, "query"), split(60, "gallery")
     a, b = (Embeddings(torch.zeros(s.n, 1), torch.zeros(s.n, 1), torch.from_numpy(s.ids), torch.from_numpy(s.cams))
             for s in (q, g))
     assert unanswered(q, g).tolist() == (~camera_rule(a, b).match.any(1)).tolist() and 0 < unanswered(q, g).sum() < q.n
@@ -308,8 +311,8 @@ def test_a_terminal_without_unicode(tmp_path, monkeypatch):
 def test_the_sheet_of_a_world_needs_no_reminder(world, tmp_path, capsys):
     assert data_cli(["check", str(world), "--sheet", str(tmp_path / "s.png")]) == 0
     out = capsys.readouterr().out
-    assert ("stays on this machine" not in out and out.rstrip().endswith("fit to train on")
-            and (tmp_path / "s.png").stat().st_size > 1000)
+    assert "stays on this machine" not in out and out.rstrip().endswith("fit to train on")
+    assert (tmp_path / "s.png").stat().st_size > 1000
     fig = contact_sheet(load_dataset(None, world), n_people=2, n_photos=3)
     assert len([a for a in fig.axes if re.match(r"\d+ · c\d", a.get_title())]) == 6
 
@@ -338,8 +341,8 @@ def test_without_permission(capsys):
                 status = data_cli(["check", str(root)])
             finally:
                 os.seteuid(me)
-            assert status == 2 and re.fullmatch(r"dgnet_data: .*no permission to read.*chmod -R u\+rX .*\n",
-                                                capsys.readouterr().err)
+            assert status == 2
+            assert re.fullmatch(r"dgnet_data: .*no permission to read.*chmod -R u\+rX .*\n", capsys.readouterr().err)
             closed.chmod(0o755)
         first = next((root / "bounding_box_train").iterdir())
         first.chmod(0)
@@ -359,21 +362,20 @@ def test_bad_input_is_one_line_and_changes_nothing(market, tmp_path, capsys):
     (tmp_path / "notes" / "a.txt").touch()
     (tmp_path / "set.zip").write_bytes(b"PK")
     before = state(tmp_path)
-    for args, said in [([tmp_path / "none"], "none: no such folder"),
-                       ([tmp_path / "set.zip"], "set.zip: a file, not a folder"), ([tmp_path / "empty"],
-                                                                                   "empty: an empty folder"),
-                       ([tmp_path / "notes"], "notes: no known dataset"), ([market, "--name", "Market1501"],
-                                                                           "'Market1501': no such dataset; one of "
-                                                                           "market"), ([market, "--name", "duke"],
-                                                                                       "looks like market, not duke"),
-                       ([market, "--sheet", tmp_path / "none" / "s.png"], "there is no folder"),
-                       ([market, "--sheet", market / "s.png"], "inside the dataset"),
-                       ([market, "--sheet", tmp_path / "s.exe"], "ends in .png"),
-                       ([market, "--csv", tmp_path / "empty"], "ends in .csv"),
-                       ([market, "--csv", tmp_path / "none" / "f.csv"], "there is no folder")]:
+    for args, words in [
+        ([tmp_path / "none"], "none: no such folder"), ([tmp_path / "set.zip"], "set.zip: a file, not a folder"),
+        ([tmp_path / "empty"], "empty: an empty folder"), ([tmp_path / "notes"], "notes: no known dataset"),
+        ([market, "--name", "Market1501"], "'Market1501': no such dataset; one of market"),
+        ([market, "--name", "duke"], "looks like market, not duke"),
+        ([market, "--sheet", tmp_path / "none" / "s.png"], "there is no folder"),
+        ([market, "--sheet", market / "s.png"], "inside the dataset"),
+        ([market, "--sheet", tmp_path / "s.exe"], "ends in .png"),
+        ([market, "--csv", tmp_path / "empty"], "ends in .csv"),
+        ([market, "--csv", tmp_path / "none" / "f.csv"], "there is no folder"),
+    ]:
         assert data_cli(["check", *map(str, args)]) == 2
         out = capsys.readouterr()
-        assert said in out.err and out.err.startswith("dgnet_data: ") and out.err.count("\n") == 1 and not out.out
+        assert words in out.err and out.err.startswith("dgnet_data: ") and out.err.count("\n") == 1 and not out.out
     assert state(tmp_path) == before
     shutil.rmtree(market / "query")
     assert data_cli(["check", str(market)]) == 2 and "query: no such folder" in capsys.readouterr().err
@@ -394,15 +396,15 @@ def test_cards(capsys):
 
 def test_cards_agree_with_the_table_in_data():
     text = "".join("".join(c["source"])
-                   for c in json.loads((ROOT / "nbs" / "03_data.ipynb").read_text(encoding="utf-8"))["cells"]
+                   for c in json.loads((ROOT / "nbs" / "14_datasets.ipynb").read_text(encoding="utf-8"))["cells"]
                    if c["cell_type"] == "markdown")
     for title, name in (("Market-1501 ", "market"), ("DukeMTMC-reID ", "duke"), ("MSMT17 ", "msmt17"),
                         ("CUHK03-NP, detected ", "cuhk03")):
         cells = re.search(rf"^\| {title}.*$", text, re.M)[0].split("|")[2:-1]
-        said, card = [[int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", c)] for c in cells], CARDS[name]
-        assert said[:2] == [[*card.counts["train"][:2]], [*card.counts["query"][:2]]] and said[3] == [card.cameras]
+        words, card = [[int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", c)] for c in cells], CARDS[name]
+        assert words[:2] == [[*card.counts["train"][:2]], [*card.counts["query"][:2]]] and words[3] == [card.cameras]
         gallery = card.counts["gallery"]
-        assert said[2] == [gallery.photos, *[v for v in (gallery.junk, gallery.distractors) if v]]
+        assert words[2] == [gallery.photos, *[v for v in (gallery.junk, gallery.distractors) if v]]
 
 
 def test_a_missing_photo_is_a_difference(market):

@@ -1,8 +1,8 @@
 """The training loop never makes the host wait for the device; and what a GPU computes is what a CPU computes."""
 import json
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,12 +26,12 @@ class Watched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        name, there = func._overloadpacket.__name__, any(getattr(t, "on_device", False) for t in inputs)
+        name, on_device = func._overloadpacket.__name__, any(getattr(t, "on_device", False) for t in inputs)
         by_mask = name.startswith("index") and any(t.dtype == torch.bool for t in inputs[1:])
-        if there and (name in WAITS or by_mask): self.waits.append(name)
+        if on_device and (name in WAITS or by_mask): self.waits.append(name)
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if there and isinstance(t, torch.Tensor):
+            if on_device and isinstance(t, torch.Tensor):
                 t.on_device = True
         return out
 
@@ -56,6 +56,7 @@ def training(photos, device="cpu", **changes):
 def tensors(state, teacher):
     return [*state.model.parameters(), *state.model.buffers(), *teacher.parameters(), *teacher.buffers()]
 
+
 KINDS = [{}, {"recipe": "paper"}, {"generate": False}, {"precision": "bfloat16"}, {"soft_label": "lsro"}]
 # on a CPU alone F.one_hot looks at what it is given
 LABELS = [{"soft_label": s} for s in ("two_label", "pseudo", "conditional")]
@@ -68,11 +69,7 @@ def test_nothing_in_a_step_asks_the_device_for_a_number(photos, changes):
     state, teacher = training(photos, **changes)
     images, labels = (v.clone() for v in photos)
     with Watched(images, labels, *tensors(state, teacher)) as watched:
-        # before and after the warm-up, both sides of the coin
-        # before and after the warm-up, both sides of the coin
-        # before and after the warm-up, both sides of the coin
-        # before and after the warm-up, both sides of the coin
-        for _ in range(6):
+        for _ in range(6):   # before and after the warm-up, both sides of the coin
             losses = train_step(state, teacher, images, labels)
         assert watched.waits == [] and all(v.on_device for v in losses.values())
         losses["id_s"].item()
@@ -85,11 +82,11 @@ def test_nothing_in_a_teachers_or_rivals_step_does_either(photos):
     from dgnet.teacher import TeacherState, teacher_step
     cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
     images, labels = (v.clone() for v in photos)
-    state, rival = TeacherState(cfg, 8, cpu), GanState("lsgan", labels, cfg, cpu)
-    with Watched(images, labels, *state.net.parameters(), *state.net.buffers(), *rival.net.parameters(),
-                 *rival.critic.parameters(), *rival.net.buffers()) as watched:
+    state, gan = TeacherState(cfg, 8, cpu), GanState("lsgan", labels, cfg, cpu)
+    with Watched(images, labels, *state.net.parameters(), *state.net.buffers(), *gan.net.parameters(),
+                 *gan.critic.parameters(), *gan.net.buffers()) as watched:
         for _ in range(2):
-            loss, losses = teacher_step(state, images, labels), gan_step(rival, images, None)
+            loss, losses = teacher_step(state, images, labels), gan_step(gan, images, None)
     assert watched.waits == [] and loss.on_device and all(v.on_device for v in losses.values())
 
 
@@ -104,7 +101,7 @@ def test_the_loop_waits_once_for_a_row_of_the_log(photos, tmp_path):
 def test_batch_norm_is_refreshed_without_a_question_and_to_the_plain_average(photos):
     from dgnet.core import from_uint8
     from dgnet.photos import augment
-    from dgnet.train import refresh_batch_norm
+    from dgnet.loop import refresh_batch_norm
     state, teacher = training(photos)
     net, cfg = state.model.E_a, state.cfg
     with Watched(*tensors(state, teacher)) as watched:
@@ -124,14 +121,14 @@ def test_augmentation_is_what_it_was_written_down_as(photos):
     from dgnet.photos import _rectangles, augment, random_erasing
     x, (h, w), pad = photos[0][:6], (64, 32), 5
     rng, again = (torch.Generator().manual_seed(4) for _ in range(2))
-    ours, shift, flip = (augment(x, rng, pad, 0.5), torch.randint(-pad, pad + 1, (2, 6), generator=again),
-                         torch.rand(6, generator=again) < 0.5)
+    ours, shift = augment(x, rng, pad, 0.5), torch.randint(-pad, pad + 1, (2, 6), generator=again)
+    flip = torch.rand(6, generator=again) < 0.5
     for k in range(6):
         rows, cols = ((int(s) + torch.arange(n)).clamp(0, n - 1) for s, n in ((shift[0, k], h), (shift[1, k], w)))
         if flip[k]:
             cols = cols.flip(0)
         assert torch.equal(ours[k], x[k][:, rows][:, :, cols])
-    floats, hit = from_uint8(x), None
+    floats = from_uint8(x)
     ours, hit = random_erasing(floats, rng, 0.7), torch.rand(6, generator=again) < 0.7
     boxes = _rectangles(6, h, w, again, (0.02, 0.4), 0.3).long()
     for k, (top, bottom, left, right) in enumerate(boxes.T.tolist()):
@@ -142,32 +139,31 @@ def test_augmentation_is_what_it_was_written_down_as(photos):
     assert rng.get_state().equal(again.get_state()) and hit.any() and flip.any()
 
 
-def test_a_run_stops_in_time_and_ends_as_if_it_had_not(photos, tmp_path, monkeypatch):
-    """DGNET_STOP: the state is stored at once, and the next call goes on from there; the teacher and the rivals
-    likewise."""
+def test_a_training_that_is_told_to_stop_ends_as_if_it_had_not(photos, tmp_path):
+    "SIGTERM: the state is stored at once, and the next call goes on from there; for the teacher and other GANs too."
     from dgnet.config import make_config
+    from dgnet.loop import Stopped, stopping_on_sigterm
     from dgnet.other_gans import train_gan
-    from dgnet.loop import Stopped
     from dgnet.teacher import train_teacher
     from dgnet.train import fit
-    cfg, cpu = make_config("smoke", ea_init="random"), torch.device("cpu")
+    cfg = make_config("smoke", ea_init="random")
     def dgnet(folder):
         state, teacher = training(photos)
         return fit(state, teacher, *photos, folder).model
-    kinds = {"dgnet": dgnet, "teacher": lambda folder: train_teacher(*photos, cfg, folder),
-             "rival": lambda folder: train_gan("lsgan", *photos, None, cfg, folder)}
-    for name, run in kinds.items():
+    trainings = {"dgnet": dgnet, "teacher": lambda folder: train_teacher(*photos, cfg, folder),
+                 "gan": lambda folder: train_gan("lsgan", *photos, None, cfg, folder)}
+    for name, train in trainings.items():
         folder = tmp_path / name
         folder.mkdir()
-        monkeypatch.setenv("DGNET_STOP", str(time.time() - 1))
-        for _ in range(2):
-            with pytest.raises(Stopped):
-                run(folder)
-        assert torch.load(folder / "state.pt",
-                          weights_only=True)["it"] == 2, "one iteration a call, since time was up before it"
-        monkeypatch.setenv("DGNET_STOP", str(time.time() + 1000))
-        whole = run(None).state_dict()
-        assert all(torch.equal(a, b) for a, b in zip(whole.values(), run(folder).state_dict().values())), name
+        for it in (1, 2):
+            with stopping_on_sigterm(), pytest.raises(Stopped):
+                signal.raise_signal(signal.SIGTERM)
+                train(folder)
+            checkpoint = torch.load(folder / "state.pt", weights_only=True)
+            assert checkpoint["it"] == it, "one iteration a call, since it was told before"
+        whole, parts = train(None).state_dict(), train(folder).state_dict()
+        assert all(torch.equal(a, b) for a, b in zip(whole.values(), parts.values())), name
+
 
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
@@ -204,11 +200,11 @@ def test_torch_sees_no_wait_in_a_teachers_or_rivals_step(photos):
     from dgnet.other_gans import GanState, gan_step
     from dgnet.teacher import TeacherState, teacher_step
     cfg, device = make_config("smoke", ea_init="random"), torch.device("cuda")
-    state, rival = TeacherState(cfg, 8, device), GanState("lsgan", photos[1], cfg, device)
+    state, gan = TeacherState(cfg, 8, device), GanState("lsgan", photos[1], cfg, device)
     images, labels = (v.to(device) for v in photos)
     def both():
         teacher_step(state, images, labels)
-        gan_step(rival, images, None)
+        gan_step(gan, images, None)
     for _ in range(3): both()
     try:
         torch.cuda.set_sync_debug_mode("error")
@@ -246,24 +242,24 @@ def compare(photos, size, **changes):
     model, teacher = DGNet(cfg, 8).train(), make_teacher(cfg, 8).eval()
     model.D.load_state_dict({k: 4 * v for k, v in model.D.state_dict().items()})   # an untrained D says 0 everywhere
     x = torch.rand(4, 4, 3, cfg.height, cfg.width) * 4 - 2
-    batch, found = Batch(*x, torch.tensor([0, 1, 2, 3])), []
+    batch, results = Batch(*x, torch.tensor([0, 1, 2, 3])), []
     for device in ("cpu", "cuda"):
         model.to(device)
         teacher.to(device)
         b = Batch(*(v.to(device) for v in batch))
-        made = decode_batch(model, b, cfg)
-        losses = d_losses(model, b, made, cfg) | g_losses(model, teacher, b, made, loss_weights(cfg.n_iter - 1, cfg),
-                                                          False, cfg)
-        found.append({"losses": {k: v.item() for k, v in losses.items()}, "x_ij": made.x_swap.detach().cpu()})
-    return found
+        decoded, w = decode_batch(model, b, cfg), loss_weights(cfg.n_iter - 1, cfg)
+        losses = d_losses(model, b, decoded, cfg) | g_losses(model, teacher, b, decoded, w, False, cfg)
+        results.append({"losses": {k: v.item() for k, v in losses.items()}, "x_ij": decoded.x_swap.detach().cpu()})
+    return results
 
 
 def compiled(device, steps, backend, **changes):
     "Losses without torch.compile, and with it."
-    done = subprocess.run([sys.executable, Path(__file__).with_name("compiled.py"), device, str(steps), backend,
-                           json.dumps(changes)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    script = Path(__file__).with_name("compiled.py")
+    process = subprocess.run([sys.executable, script, device, str(steps), backend, json.dumps(changes)],
+                             capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def test_a_step_runs_compiled():
@@ -289,10 +285,10 @@ def test_cpu_and_gpu_agree(photos, size):
 
 
 @gpu
-@pytest.mark.parametrize("how", [{"precision": "bfloat16"}, {"precision": "bfloat16", "compile": True}], ids=str)
-def test_bfloat16_and_compiled_training_follow_float32(how):
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"precision": "bfloat16", "compile": True}], ids=str)
+def test_bfloat16_and_compiled_training_follow_float32(changes):
     "Thirty steps: not the same numbers, but the same course; and finite."
-    plain, other = (torch.tensor([v["img1"] for v in rows]) for rows in compiled("cuda", 30, "inductor", **how))
+    plain, other = (torch.tensor([v["img1"] for v in rows]) for rows in compiled("cuda", 30, "inductor", **changes))
     assert other.isfinite().all() and (other[:3] - plain[:3]).abs().max() < 0.1 * plain[0]
     assert other[-5:].mean() < other[:5].mean() and (other[-5:].mean() - plain[-5:].mean()).abs() < 0.25 * plain[0]
 

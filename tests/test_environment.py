@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CFG = configparser.ConfigParser(delimiters=["="], interpolation=None)
 CFG.read(ROOT / "settings.ini", encoding="utf-8")
 WANTED = [Requirement(r) for k in ("requirements", "dev_requirements") for r in CFG["DEFAULT"][k].split()]
-PINS = [Requirement(l) for l in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if l
-        and not l.startswith("#")]
+LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+PINS = [Requirement(line) for line in LINES if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("pin", PINS, ids=lambda p: p.name)
@@ -39,8 +39,8 @@ def test_conda_installs_the_same():
 
 def test_package_version_is_the_setting():
     import dgnet
-    assert dgnet.__version__ == CFG["DEFAULT"]["version"] == re.search(r"^version: (.*)$",
-                                                                       (ROOT / "CITATION.cff").read_text(), re.M)[1]
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1]
+    assert dgnet.__version__ == CFG["DEFAULT"]["version"] == cited
 
 
 def test_clean_keeps_the_tags_that_papermill_needs():

@@ -1,14 +1,13 @@
 """What a CPU computes in another order than the formula says: norms image by image, doubling and 5x5 convolution from
-the small map."""
+the small map. `reference` turns it off, and is the plain form that all of it is compared with."""
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dgnet.decoder import Decoder
-from dgnet.kernels import UpBlock, UpConv, fold_kernels
-from dgnet.kernels import FusedInstanceNorm, FusedLayerNorm
-from dgnet.layers import ConvBlock, DecoderNorm, Style, adain
+from dgnet.decoder import Decoder, UpBlock, up_conv
+from dgnet.kernels import FusedInstanceNorm, FusedLayerNorm, UpConv, fast_form_serves, fold_kernels, reference
+from dgnet.layers import ConvBlock, DecoderNorm, Style, adain, layer_norm
 
 # the last two: more than 8,192 numbers an image
 SHAPES = [(1, 1, 1, 2), (2, 3, 4, 2), (3, 8, 16, 8), (2, 16, 40, 20), (1, 16, 40, 20)]
@@ -26,10 +25,9 @@ def same(one, other, tolerance):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert (a.float() - b.float()).abs().max() <= tolerance * max(1.0, b.float().abs().max().item())
 
-# `adain` computes in single precision whatever it is given
-# `adain` computes in single precision whatever it is given
-# `adain` computes in single precision whatever it is given
-def plain_norm(x, weight, bias, eps, slope):   # `adain` computes in single precision whatever it is given
+
+# the plain forms of `layers` compute in single precision whatever they are given
+def plain_norm(x, weight, bias, eps, slope):
     var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
     y = weight[:, :, None, None] * (x - mean) / (var + eps).sqrt() + bias[:, :, None, None]
     return F.leaky_relu(y, slope) if slope else y
@@ -59,16 +57,18 @@ def test_norms_in_bfloat16_are_as_good_as_the_formula(shape):
     torch.manual_seed(0)
     x = (torch.randn(shape) + 1).bfloat16().to(memory_format=torch.channels_last)
     w, b = torch.randn(2, *shape[:2])
-    same(with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.0), x, w, b),
-         with_gradients(lambda *v: adain(*v), x, w, b), 0.02)
     norm = DecoderNorm(shape[1])
-    same([FusedLayerNorm.apply(x, norm.gamma, norm.beta, norm.eps, 0.0)], [norm(x)], 0.02)
+    fast = with_gradients(adain, x, w, b), [norm(x)]
+    with reference():
+        plain = with_gradients(adain, x, w, b), [norm(x)]
+    same(fast[0], plain[0], 0.02)
+    same(fast[1], plain[1], 0.02)
 
 
 def test_a_style_in_bfloat16_gets_its_gradient_in_bfloat16():
     x, w, b = torch.randn(2, 3, 8, 4).bfloat16(), torch.ones(2, 3).bfloat16(), torch.zeros(2, 3).bfloat16()
-    assert {v.dtype for v in with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.2), x, w,
-                                            b)} == {torch.bfloat16}
+    kinds = {v.dtype for v in with_gradients(lambda *v: FusedInstanceNorm.apply(*v, 1e-5, 0.2), x, w, b)}
+    assert kinds == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("norm", ["instance", "adain", "layer"])
@@ -78,7 +78,9 @@ def test_a_block_is_what_its_formula_says(norm):
     style = Style(torch.randn(2, 4), torch.randn(2, 4)) if norm == "adain" else None
     y = block.conv(x)
     formula = {"instance": F.instance_norm, "adain": lambda v: adain(v, *(style or ())), "layer": block.norm}[norm]
-    assert torch.allclose(block(x, style), F.leaky_relu(formula(y), 0.2), atol=1e-5)
+    with reference():
+        plain, whole = F.leaky_relu(formula(y), 0.2), block(x, style)
+    assert torch.allclose(block(x, style), plain, atol=1e-5) and torch.allclose(whole, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 5), (3, 2), (8, 4), (7, 9)])
@@ -88,10 +90,16 @@ def test_doubling_in_one_is_doubling_first(size, layout, b):
     torch.manual_seed(0)
     double = UpBlock(5, 3).double()
     x = torch.randn(b, 5, *size, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
-    leaves = [x, *double.parameters()]
-    ways = [double(x), nn.Sequential.forward(double, x)]
+    leaves = [x, double[1].conv.weight, double[1].conv.bias]
+    ways = [up_conv(x, double[1].conv), up_conv.plain(x, double[1].conv)]
     g = torch.randn(ways[0].shape, dtype=torch.double)
     same([ways[0], *torch.autograd.grad(ways[0], leaves, g)], [ways[1], *torch.autograd.grad(ways[1], leaves, g)], 1e-9)
+    leaves, ways = [x, *double.parameters()], [double(x), nn.Sequential.forward(double, x)]
+    with reference():   # here the norm, too, is the plain one, which computes in single precision
+        ways.append(double(x))
+    block, stepwise, plain = ([y, *torch.autograd.grad(y, leaves, g)] for y in ways)
+    same(block, stepwise, 1e-9)
+    same(block, plain, 1e-5)
 
 
 def test_doubling_leaves_the_gradient_it_is_given_alone():
@@ -106,10 +114,13 @@ def test_doubling_under_autocast():
     torch.manual_seed(0)
     double, x = UpBlock(8, 4), torch.randn(2, 8, 8, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        quick, plain = double(x), nn.Sequential.forward(double, x)
+        quick = double(x)
+        with reference():
+            plain = double(x)
     assert quick.dtype == plain.dtype == torch.bfloat16
-    assert (quick - plain).abs().max() < 0.1 and (quick.float() - double(x)).abs().mean() <= 1.2 * (
-        plain.float() - double(x)).abs().mean()
+    exact = double(x)
+    quick_error, plain_error = ((y.float() - exact).abs().mean() for y in (quick, plain))
+    assert (quick - plain).abs().max() < 0.1 and quick_error <= 1.2 * plain_error
     with torch.autocast("cpu", torch.bfloat16):
         double(x.requires_grad_()).float().square().mean().backward()
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in double.parameters())
@@ -117,19 +128,49 @@ def test_doubling_under_autocast():
 
 def test_no_second_derivative_is_said():
     x = torch.randn(1, 2, 4, 4, requires_grad=True)
-    (g,) = torch.autograd.grad(FusedInstanceNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5,
-                                                       0.2).square().sum(), x, create_graph=True)
+    y = FusedInstanceNorm.apply(x, torch.ones(1, 2), torch.zeros(1, 2), 1e-5, 0.2)
+    (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         g.sum().backward()
+
+
+def test_the_reference_is_the_plain_form_and_ends_with_its_block():
+    torch.manual_seed(0)
+    x, w, b, conv = torch.randn(2, 3, 8, 4), torch.randn(2, 3), torch.randn(2, 3), UpBlock(3, 2)[1].conv
+    calls = [(adain, (x, w, b)), (layer_norm, (x, w[0], b[0])), (up_conv, (x, conv))]
+    with reference():
+        with reference():
+            pass
+        assert not fast_form_serves(x), "a block within a block does not switch back"
+        assert all(torch.equal(f(*v), f.plain(*v)) for f, v in calls)
+    with pytest.raises(KeyError):
+        with reference():
+            raise KeyError
+    assert fast_form_serves(x) and not fast_form_serves(torch.empty(1, device="meta"))
+    assert all(torch.allclose(f(*v), f.plain(*v), atol=1e-5) for f, v in calls)
+
+
+def test_a_whole_step_of_the_decoder_by_the_reference():
+    torch.manual_seed(0)
+    G, a, s = Decoder(32, 4, 8, 1, 2, 8), torch.randn(2, 32, 4), torch.randn(2, 8, 8, 4)
+    def step():
+        G.zero_grad()
+        y = G(a, s)
+        y.square().mean().backward()
+        return [y.detach(), *(p.grad.clone() for p in G.parameters())]
+    fast = step()
+    with reference():
+        plain = step()
+    same(fast, plain, 1e-4)
 
 
 def test_checkpointing_changes_no_number():
     torch.manual_seed(0)
     G, a, s = Decoder(32, 4, 8, 1, 2, 8), torch.randn(2, 32, 4), torch.randn(2, 8, 8, 4)
-    found = []
+    steps = []
     for G.checkpointing in (False, True):
         G.zero_grad()
         y = G(a, s)
         y.square().mean().backward()
-        found.append([y.detach(), *(p.grad for p in G.parameters())])
-    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+        steps.append([y.detach(), *(p.grad for p in G.parameters())])
+    assert all(torch.equal(p, q) for p, q in zip(*steps, strict=True))

@@ -1,4 +1,4 @@
-"""The notebooks' form: title, subtitle, short cells, tags, sizes, real outputs, nothing hidden."""
+"""The notebooks' form: title, subtitle, short cells, tags, sizes, real outputs, nothing hidden; and their modules'."""
 import json
 import re
 from pathlib import Path
@@ -7,8 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/*.ipynb") if not p.name.startswith("_"))
-WITH_SOLUTIONS = [p for p in NOTEBOOKS if re.match(r"[0-2]\d_", p.name)]
+WITH_SOLUTIONS = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
 REPRODUCTION = [p for p in NOTEBOOKS if re.match(r"fig|table", p.name)]
+MODULES = sorted(p for p in ROOT.glob("dgnet/*.py") if p.name not in ("__init__.py", "_modidx.py"))
 
 
 def cells(path: Path, kind: str | None = None) -> list:
@@ -16,6 +17,14 @@ def cells(path: Path, kind: str | None = None) -> list:
 
 
 def source(cell: dict) -> str: return "".join(cell["source"])
+
+
+def code_lines(cell: dict) -> list: return [line for line in source(cell).split("\n") if line.strip()]
+
+
+def wide(lines: list) -> list:
+    "Those of more than 120 columns; an address may be as long as it is."
+    return [line for line in lines if len(line) > 120 and "://" not in line]
 
 
 def named(paths): return pytest.mark.parametrize("path", paths, ids=lambda p: p.stem)
@@ -29,9 +38,20 @@ def test_opens_with_title_and_subtitle(path):
 
 @named(NOTEBOOKS)
 def test_cells_are_short_and_few(path):
-    lines = [len([l for l in source(c).split("\n") if l.strip()]) for c in cells(path, "code")]
-    assert max(lines) <= 40, f"a cell of {max(lines)} lines"
-    assert len(cells(path)) <= 80
+    for c in cells(path, "code"):
+        lines, size = code_lines(c), len(source(c))
+        assert len(lines) <= 40, f"cell {c['id']} has {len(lines)} lines"
+        assert size <= 3_000, f"cell {c['id']} has {size} characters"
+        assert not wide(lines), f"cell {c['id']}"
+    assert len(cells(path)) <= 65
+
+
+@named(MODULES)
+def test_modules_are_narrow_and_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 520, f"{text.count(chr(10))} lines"
+    written = re.sub(r"^__all__ = \[.*?\]", "", text, flags=re.M | re.S)   # nbdev wraps it a little wider
+    assert not wide(written.splitlines())
 
 
 @named(NOTEBOOKS)
@@ -45,17 +65,18 @@ def test_nothing_relative_hidden_or_switched_off(path):
 @named(NOTEBOOKS)
 def test_imports_stand_alone(path):
     for c in cells(path, "code"):
-        lines = [l for l in source(c).split("\n") if l.strip() and not l.startswith("#")]
-        starts = [bool(re.match(r"(from|import) ", l)) for l in lines]
-        assert not any(starts) or all(s or re.match(r"[\s)]", l) for s, l in zip(starts, lines)), source(c)
+        lines = [line for line in code_lines(c) if not line.startswith("#")]
+        starts = [bool(re.match(r"(from|import) ", line)) for line in lines]
+        continued = [bool(re.match(r"[\s)]", line)) for line in lines]
+        assert not any(starts) or all(s or more for s, more in zip(starts, continued)), source(c)
 
 
 @named(NOTEBOOKS)
 def test_outputs_are_there_without_errors_or_machine_paths(path):
-    outputs = [o for c in cells(path, "code") for o in c["outputs"]]
-    assert outputs and not [o for o in outputs if o["output_type"] == "error"]
-    assert not re.search(r"/(home|root|tmp|Users|work)/\w",
-                         json.dumps([o for o in outputs])), "an output shows a path of the machine it was made on"
+    outputs = [out for c in cells(path, "code") for out in c["outputs"]]
+    assert outputs and not [out for out in outputs if out["output_type"] == "error"]
+    machine_path = re.search(r"/(home|root|tmp|Users|work)/\w", json.dumps(outputs))
+    assert not machine_path, "an output shows a path of the machine it was made on"
     assert path.stat().st_size < 1e6
 
 
@@ -75,5 +96,5 @@ def test_ends_with_exercises_whose_solutions_were_run_and_are_folded(path):
     for c in solutions:
         assert "solution" in c["metadata"].get("tags", ()) and c["outputs"]
         assert c["metadata"].get("jupyter") == {"source_hidden": True, "outputs_hidden": True}
-    assert re.match(r"assert ",
-                    source(solutions[-1]).rstrip().split("\n")[-1]), "a solution ends with an assert that could fail"
+    end = source(solutions[-1]).rstrip().split("\n")[-1]
+    assert re.match(r"assert ", end), "a solution ends with an assert that could fail"

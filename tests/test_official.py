@@ -11,7 +11,8 @@ import torch
 from dgnet.appearance import BaselineNet
 from dgnet.config import make_config
 from dgnet.model import DGNet
-from dgnet.official import OfficialFiles, load_official, load_official_teacher, official_files, official_keys, official_name, official_state, save_official, save_official_teacher
+from dgnet.official import OfficialFiles, load_official, load_official_teacher, official_files, official_keys
+from dgnet.official import official_name, official_state, save_official, save_official_teacher
 
 KEYS = json.loads((Path(__file__).parent / "data" / "official_keys.json").read_text())
 WIDTHS = dict(ea_init="random", ea_width=4, embed_dim=16, es_width=2, mlp_dim=16, d_width=2)
@@ -37,8 +38,8 @@ def shapes(tensors):
 def outputs(model, x):
     "Everything that the four networks say about a batch."
     with torch.no_grad():
-        o = model.E_a(x)
-        return [*o, model.G(o.a, model.encode_structure(x).flip(0)), *model.D(x)]
+        e = model.E_a(x)
+        return [*e, model.G(e.a, model.encode_structure(x).flip(0)), *model.D(x)]
 
 
 def rewrite(path, change, wrapped=True):
@@ -63,26 +64,19 @@ def test_full_size_round_trip(tmp_path):
     model, again = DGNet(cfg, 751).eval(), DGNet(cfg, 751)
     with torch.no_grad():
         # statistics that training would have left
-        # statistics that training would have left
-        # statistics that training would have left
-        # statistics that training would have left
-        # statistics that training would have left
-        # statistics that training would have left
-        # statistics that training would have left
         for m in model.modules():   # statistics that training would have left
             if isinstance(m, torch.nn.modules.batchnorm._BatchNorm):
                 m.running_mean.normal_()
                 m.running_var.uniform_(0.5, 2)
                 m.num_batches_tracked.fill_(9)
     files = save_official(model, tmp_path)
-    assert [p.name for p in files] == ["gen_00100000.pt", "id_00100000.pt",
-                                       "dis_00100000.pt"] and len(list(tmp_path.iterdir())) == 3
+    assert [p.name for p in files] == ["gen_00100000.pt", "id_00100000.pt", "dis_00100000.pt"]
+    assert len(list(tmp_path.iterdir())) == 3
     for file, path in files._asdict().items():
         content = torch.load(path, weights_only=True)
         assert set(content) == {"a"} and shapes(content["a"]) == KEYS[file]
-        assert {k for k, v in content["a"].items() if v.dtype != torch.float32} == {k for k in KEYS[file]
-                                                                                    if k.endswith(
-                                                                                        "num_batches_tracked")}
+        integers = {k for k, v in content["a"].items() if v.dtype != torch.float32}
+        assert integers == {k for k in KEYS[file] if k.endswith("num_batches_tracked")}
     load_official(again, tmp_path)
     x = torch.randn(2, 3, 256, 128)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), outputs(again, x)))
@@ -105,8 +99,8 @@ def test_round_trip_from_the_graphics_cards_memory_format(tmp_path):
     save_official(model.to(memory_format=torch.channels_last), tmp_path, it=20)
     again = load_official(narrow(1), tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(kept, outputs(again, x)))
-    assert again.metadata["official"] == ["gen_00000020.pt", "id_00000020.pt",
-                                          "dis_00000020.pt"] and "id_00000020.pt" in again.E_a.init
+    assert again.metadata["official"] == ["gen_00000020.pt", "id_00000020.pt", "dis_00000020.pt"]
+    assert "id_00000020.pt" in again.E_a.init
 
 
 def test_what_does_not_fit_is_named_and_nothing_changes(tmp_path):
@@ -202,7 +196,8 @@ def test_foreign_files_are_refused(tmp_path, capsys):
         load_official(narrow(1), files._replace(gen=tmp_path / "absent.pt"))
 
 
-@pytest.mark.parametrize("changes", [dict(n_res=3, n_parts=3), dict(d_scales=2), dict(ea_blocks=(1, 1, 1, 1)), dict(recipe="paper")])
+@pytest.mark.parametrize("changes", [dict(n_res=3, n_parts=3), dict(d_scales=2), dict(ea_blocks=(1, 1, 1, 1)),
+                                     dict(recipe="paper")])
 def test_networks_that_the_official_code_has_not(changes, tmp_path):
     model = DGNet(make_config("paper", **WIDTHS | changes), 7)
     with pytest.raises(ValueError, match="no official counterpart"):

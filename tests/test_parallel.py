@@ -1,5 +1,4 @@
-"""Two processes compute what one does with the same batch: losses, weights, features, pictures; what they refuse; the
-command."""
+"""Two processes compute what one does with the same batch: losses, weights, pictures; what they refuse; the command."""
 import json
 import os
 import socket
@@ -15,21 +14,22 @@ QUIET = {"DGNET_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
 
 
 def by_two(folder, count=2):
-    "`together.py` in two processes, started as torchrun does; what the first one found."
+    "`together.py` in two processes, started as torchrun does; the results of the first one."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    place = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    env = [{**os.environ, **QUIET, **{k: str(v) for k, v in (place | {"RANK": r, "LOCAL_RANK": r}).items()}}
-           for r in range(count)]
-    started = [subprocess.Popen([sys.executable, str(HERE / "together.py"), str(folder)], env=e, stderr=subprocess.PIPE,
-                                text=True) for e in env]
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    def start(rank):
+        env = {k: str(v) for k, v in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        return subprocess.Popen([sys.executable, str(HERE / "together.py"), str(folder)],
+                                env={**os.environ, **QUIET, **env}, stderr=subprocess.PIPE, text=True)
+    processes = [start(rank) for rank in range(count)]
     try:
-        errors = [p.communicate(timeout=240)[1] for p in started]
+        errors = [p.communicate(timeout=240)[1] for p in processes]
     finally:
-        [p.kill() for p in started]
-    assert (folder / "said.pt").exists(), "\n".join(errors)[-3000:]
-    return torch.load(folder / "said.pt", weights_only=False)
+        for p in processes: p.kill()
+    assert (folder / "results.pt").exists(), "\n".join(errors)[-3000:]
+    return torch.load(folder / "results.pt", weights_only=False)
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +79,10 @@ def test_the_same_losses_gradients_and_statistics(one, two, merge, it):
     assert worst[0] < 1e-4, worst
     assert max((apart(v, b["losses"][0][k]), k) for k, v in a["losses"][0].items())[0] < 1e-5, "the first step"
     # of the first step; a sign of |x| that rounding turns over counts more than rounding
-    # of the first step; a sign of |x| that rounding turns over counts more than rounding
-    # of the first step; a sign of |x| that rounding turns over counts more than rounding
-    # of the first step; a sign of |x| that rounding turns over counts more than rounding
     for net in ("E_a", "E_s", "G", "D"):
         g, h = (torch.cat([v.flatten() for k, v in side["grads"].items() if k.startswith(net + ".")])
                 for side in (a, b))
         assert (g - h).norm() < 1e-3 * g.norm(), net
-    # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding: 1 in the
-    # first, up to √2 in the second, either way
-    # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding: 1 in the
-    # first, up to √2 in the second, either way
-    # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding: 1 in the
-    # first, up to √2 in the second, either way
     # of what has no effect, such as a bias before a norm, Adam makes steps of the full rate out of rounding: 1 in the
     # first, up to √2 in the second, either way
     for k, v in a["weights"].items():
@@ -113,8 +104,8 @@ def test_batch_norm_statistics_are_equal_everywhere(two):
 def test_local_statistics_are_another_recipe_with_equal_running_averages(one, two):
     (row,), norms = two["local"]
     assert torch.equal(*norms), "their mean, in every process"
-    assert apart(one["numbers"][True, 6]["losses"][0]["prim"],
-                 row["prim"]) > 1e-3, "local statistics see half of the rows"
+    whole = one["numbers"][True, 6]["losses"][0]
+    assert apart(whole["prim"], row["prim"]) > 1e-3, "local statistics see half of the rows"
 
 
 def test_resumed_bit_for_bit_and_by_another_number_of_processes(base, one, two):
@@ -123,8 +114,8 @@ def test_resumed_bit_for_bit_and_by_another_number_of_processes(base, one, two):
     from together import begin, photos
     assert one["resumed"] and two["resumed"]
     logs = [(base / n / "parts" / "log.csv").read_text().splitlines() for n in ("one", "two")]
-    assert len(logs[0]) == len(logs[1]) == 5 and [l.split(",")[0] for l in logs[1]] == ["it", "1", "2", "3",
-                                                                                        "4"], "one writer, no row twice"
+    assert len(logs[0]) == len(logs[1]) == 5
+    assert [row.split(",")[0] for row in logs[1]] == ["it", "1", "2", "3", "4"], "one writer, no row twice"
     _, teacher, state = begin(SINGLE_PROCESS, n_iter=4)
     assert fit(state, teacher, *photos(), base / "two" / "parts").it == 4
 
@@ -134,19 +125,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(one, two):
     assert two["refusal"].startswith("batch=3: 2 processes cannot share 3 pairs equally")
 
 
-def test_the_same_features(one, two):
-    for a, b in zip(one["features"], two["features"]):
-        for v, w in zip(a, b):
-            assert v.shape == w.shape and torch.allclose(v.double(), w.double(), atol=1e-5)
-    assert one["features"][1][2].tolist() == list(range(13)) == two["features"][1][2].tolist()
-
-
 def test_the_same_files(base, one, two):
-    made = [{p.relative_to(base / n): p.read_bytes() for p in (base / n / "set").rglob("*") if p.is_file()}
-            for n in ("one", "two")]
-    made = [{str(k).split("/", 1)[1]: v for k, v in m.items()} for m in made]
-    assert one["made"] == two["made"] == 20 and sum(k.endswith(".png") for k in made[0]) == 20
-    assert made[0].keys() == made[1].keys() and [k for k in made[0] if made[0][k] != made[1][k]] == []
+    def files(n):
+        folder = base / n / "set"
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    first, second = files("one"), files("two")
+    assert one["pictures"] == two["pictures"] == 20 and sum(name.endswith(".png") for name in first) == 20
+    assert first.keys() == second.keys() and [name for name in first if first[name] != second[name]] == []
 
 
 def test_who_is_left_behind_is_told(two): assert two["abandoned"] == "told"
@@ -154,21 +139,20 @@ def test_who_is_left_behind_is_told(two): assert two["abandoned"] == "told"
 
 def test_the_command_trains_the_run_that_get_run_finds(tmp_path, monkeypatch):
     from dgnet import parallel, runs
-    said = parallel.launch(2, "run", "--tier", "smoke", "--set", "n_iter=4", "seed=5", DGNET_ROOT=str(tmp_path),
+    text = parallel.launch(2, "run", "--tier", "smoke", "--set", "n_iter=4", "seed=5", DGNET_ROOT=str(tmp_path),
                            **QUIET)
-    assert "4 iterations" in said and "by 2;" in said and said.count("\n") == 1, "said once"
+    assert "4 iterations" in text and "by 2;" in text and text.count("\n") == 1, "said once"
     monkeypatch.setattr(runs, "LOCAL", tmp_path / "local")
     monkeypatch.setattr(runs, "_train", None)   # nothing is left to train
     run = runs.get_run("smoke", n_iter=4, seed=5)
-    assert run.provenance["processes"] == 2 and run.config.n_iter == 4 and json.loads((run.folder
-                                                                                       / "done.json").read_text())[
-                                                                                           "processes"] == 2
+    facts = json.loads((run.folder / "done.json").read_text())
+    assert run.provenance["processes"] == 2 == facts["processes"] and run.config.n_iter == 4
 
 
 def test_what_a_launched_command_complains_of_is_raised_without_the_launchers_words(monkeypatch):
     from dgnet import parallel
-    said = ("W1122 warning\ndgnet.parallel: batch=3: 2 processes cannot share 3 pairs "
-            "equally\nTraceback\ndgnet.parallel FAILED\nRoot Cause")
-    monkeypatch.setattr(parallel.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 2, "", said))
+    stderr = ("W1122 warning\ndgnet.parallel: batch=3: 2 processes cannot share 3 pairs equally\n"
+              "Traceback\ndgnet.parallel FAILED\nRoot Cause")
+    monkeypatch.setattr(parallel.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 2, "", stderr))
     with pytest.raises(RuntimeError, match="^dgnet.parallel: batch=3: 2 processes cannot share 3 pairs equally$"):
         parallel.launch(2, "run")

@@ -22,11 +22,14 @@ from dgnet.reid import Embeddings, rank_metrics
 def often(n: int): return settings(max_examples=n, deadline=None, derandomize=True, database=None)
 
 PEOPLE, CAMERAS, COUNTS = st.integers(0, 10**6), st.integers(0, 999), st.integers(0, 10**7)
-SCHEMES = {"market": lambda i, c, k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg", "market, twice": lambda i, c,
-           k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg.jpg", "duke": lambda i, c, k,
-           n: f"{i:04d}_c{c}_f{k:07d}.jpg", "cuhk03": lambda i, c, k, n: f"{i:04d}_c{c}_{k}.png", "msmt17": lambda i, c,
-           k, n: f"{i:04d}_{n:03d}_{c:02d}_0303morning_{k:04d}_{n % 3}.jpg", "msmt17, second": lambda i, c, k,
-           n: f"{i:04d}_{n:03d}_{c:02d}_0303noon_{k:04d}_{n % 3}_ex.jpg"}
+SCHEMES = {
+    "market": lambda i, c, k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg",
+    "market, twice": lambda i, c, k, n: f"{i:04d}_c{c}s{k % 7}_{k:06d}_{n % 100:02d}.jpg.jpg",
+    "duke": lambda i, c, k, n: f"{i:04d}_c{c}_f{k:07d}.jpg",
+    "cuhk03": lambda i, c, k, n: f"{i:04d}_c{c}_{k}.png",
+    "msmt17": lambda i, c, k, n: f"{i:04d}_{n:03d}_{c:02d}_0303morning_{k:04d}_{n % 3}.jpg",
+    "msmt17, second": lambda i, c, k, n: f"{i:04d}_{n:03d}_{c:02d}_0303noon_{k:04d}_{n % 3}_ex.jpg",
+}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -46,13 +49,16 @@ def test_junk_keeps_its_sign(c, k):
 @often(60)
 @given(PEOPLE, st.none() | CAMERAS, st.text("abc _.", max_size=8))
 def test_names_by_a_pattern(i, c, ahead):
-    assert parse_name(f"{ahead}{i}-cam{'' if c is None else c}.jpg", name_rule(r"(?P<id>\d+)-cam(?P<cam>\d*)")) == (i, -1 if c is None else c)
+    rule, name = name_rule(r"(?P<id>\d+)-cam(?P<cam>\d*)"), f"{ahead}{i}-cam{'' if c is None else c}.jpg"
+    assert parse_name(name, rule) == (i, -1 if c is None else c)
+
 
 DIGITS = st.integers(-10, 10**25).map(str)
 
 
 @often(150)
-@given(st.text(max_size=40) | st.tuples(DIGITS, st.sampled_from(["_c", "_0_", "__", "c"]), DIGITS, st.sampled_from(["_", "s1", ""])).map("".join))
+@given(st.text(max_size=40) | st.tuples(DIGITS, st.sampled_from(["_c", "_0_", "__", "c"]), DIGITS,
+                                        st.sampled_from(["_", "s1", ""])).map("".join))
 def test_no_name_does_harm(name):
     label = parse_name(name)
     if label is not None:
@@ -100,8 +106,8 @@ def test_a_table_gives_back_what_was_written(table, order, bom, end, quoting):
     with tempfile.TemporaryDirectory() as folder:
         assume(not any(r[0].lower() == "list.csv" for r in table))
         data = load_dataset(None, written(Path(folder), table, tuple(order), bom, end, quoting))
-    found = {(p.name, int(i), int(c), s.name) for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)}
-    assert found == set(table) and data.name == "csv" and all(s.paths == sorted(s.paths) for s in data.splits)
+    read = {(p.name, int(i), int(c), s.name) for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)}
+    assert read == set(table) and data.name == "csv" and all(s.paths == sorted(s.paths) for s in data.splits)
 
 
 @often(40)
@@ -151,15 +157,13 @@ def test_the_evaluator_is_its_definition(data):
     def column(values, n):
         return np.array(data.draw(st.lists(values, min_size=n, max_size=n)), dtype=np.int64)
     camera = st.integers(0, 3) if cameras else st.just(-1)
-    q_ids, g_ids, q_cams, g_cams = column(st.integers(0, 4), n_q), column(st.integers(-1, 4), n_g), column(camera,
-                                                                                                           n_q), column(
-                                                                                                               camera,
-                                                                                                               n_g)
+    q_ids, g_ids = column(st.integers(0, 4), n_q), column(st.integers(-1, 4), n_g)
+    q_cams, g_cams = column(camera, n_q), column(camera, n_g)
     scores = column(st.integers(-3, 3), n_q * n_g).reshape(n_q, n_g).astype(np.float32)   # few values: many ties
     truth = [by_definition(scores[k], g_ids, g_cams, q_ids[k], q_cams[k]) for k in range(n_q)]
     first, trapezoid, standard = map(np.array, zip(*truth))
-    q, g = (Embeddings(torch.zeros(len(i), 1), None, torch.from_numpy(i), torch.from_numpy(c)) for i,
-            c in ((q_ids, q_cams), (g_ids, g_cams)))
+    q, g = (Embeddings(torch.zeros(len(i), 1), None, torch.from_numpy(i), torch.from_numpy(c))
+            for i, c in ((q_ids, q_cams), (g_ids, g_cams)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if np.isinf(first).all():
@@ -189,8 +193,8 @@ def test_another_photo_of_the_same_person(labels, seed):
     index = torch.arange(len(y)).repeat(3)
     t = PositiveSampler(y).another(index, rng)
     alone = torch.bincount(y)[y[index]] == 1
-    assert torch.equal(y[t], y[index]) and torch.equal(t == index, alone), ("another one wherever there is a choice, "
-                                                                            "itself where there is none")
+    assert torch.equal(y[t], y[index])
+    assert torch.equal(t == index, alone), "another one wherever there is a choice, itself where there is none"
 
 
 @often(60)
@@ -208,11 +212,11 @@ def test_an_epoch_of_pairs(labels, seed, batch, world, distinct):
             if distinct:
                 assert (y[t.i] != y[t.j]).all()
         for role in ("i", "j"):
-            seen = torch.cat([getattr(t, role) for t in epoch])
-            assert len(seen) == steps * batch * world == len(
-                seen.unique()), "each photo at most once, and only the rest of a batch not at all"
-            if len(labels) == len(seen):
-                assert set(seen.tolist()) == set(range(len(labels)))
+            drawn = torch.cat([getattr(t, role) for t in epoch])
+            assert len(drawn) == steps * batch * world, "only the rest of a batch not at all"
+            assert len(drawn.unique()) == len(drawn), "each photo at most once"
+            if len(labels) == len(drawn):
+                assert set(drawn.tolist()) == set(range(len(labels)))
 
 
 @often(60)

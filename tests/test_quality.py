@@ -23,7 +23,8 @@ def photos(n, seed=0, height=64, width=32, cells=8):
 def random_gaussian(q, d, seed):
     g = torch.Generator().manual_seed(seed)
     a = torch.randn(d, d, generator=g, dtype=torch.float64)
-    return q.Gaussian(torch.randn(d, generator=g, dtype=torch.float64), a @ a.T / d + 0.1 * torch.eye(d, dtype=torch.float64), 1000)
+    mean, eye = torch.randn(d, generator=g, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+    return q.Gaussian(mean, a @ a.T / d + 0.1 * eye, 1000)
 
 # --- SSIM -----------------------------------------------------------------------------------------------------------
 

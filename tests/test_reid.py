@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from dgnet.appearance import AppearanceEncoder, BaselineNet
 from dgnet.datasets import Split
-from dgnet.reid import Embeddings, average_precision, by_person, camera_rule, count_above, embed, identity_columns, match_ranks, multi_query, paired_bootstrap, rank_metrics, ranked_list, re_rank, show_ranked_list, similarity
+from dgnet.reid import (
+    Embeddings, average_precision, by_person, camera_rule, count_above, embed, identity_columns, match_ranks,
+    multi_query, paired_bootstrap, rank_metrics, ranked_list, re_rank, show_ranked_list, similarity,
+)
 
 
 def random_set(n, n_ids, n_cams, seed, low=1, d=8):
@@ -39,10 +41,10 @@ def slow_ap(right):
     "Area under the precision-recall polygon, and the mean precision at the matches, walking down the list."
     n = sum(right)
     if n == 0: return 0.0, 0.0
-    area, total, found, recall, precision = 0.0, 0.0, 0, 0.0, 1.0
-    for seen, r in enumerate(right, start=1):
-        found += r
-        now_recall, now_precision = found / n, found / seen
+    area, total, hits, recall, precision = 0.0, 0.0, 0, 0.0, 1.0
+    for length, r in enumerate(right, start=1):
+        hits += r
+        now_recall, now_precision = hits / n, hits / length
         area += (now_recall - recall) * (now_precision + precision) / 2
         total += r * now_precision
         recall, precision = now_recall, now_precision
@@ -54,13 +56,13 @@ def slow_ap(right):
 def test_against_brute_force(seed, beta):
     q, g = random_set(25, 9, 4, seed), random_set(140, 9, 4, seed + 100, low=-1)
     lists = slow_ranking(q, g, beta)
-    aps = np.array([slow_ap(l) for l in lists])
+    aps = np.array([slow_ap(right) for right in lists])
     r = rank_metrics(q, g, beta, chunk=7)
     np.testing.assert_allclose(r.ap, aps[:, 0], atol=1e-9)
     np.testing.assert_allclose(r.ap_standard, aps[:, 1], atol=1e-9)
     assert r.mAP == pytest.approx(aps[:, 0].mean()) and r.mAP_standard == pytest.approx(aps[:, 1].mean())
     for k, rate in ((1, r.rank1), (5, r.rank5), (10, r.rank10)):
-        assert rate == pytest.approx(np.mean([any(l[:k]) for l in lists]))
+        assert rate == pytest.approx(np.mean([any(right[:k]) for right in lists]))
     assert r.hit.mean() == pytest.approx(r.rank1) and r.protocol == "cross-camera"
 
 
@@ -98,9 +100,6 @@ def many_ties(n, seed):
 @pytest.mark.filterwarnings("ignore:.*have no true match")
 def test_the_board_and_the_masks_agree(seed, head):
     # a gallery that fills whole lines of the board, and not
-    # a gallery that fills whole lines of the board, and not
-    # a gallery that fills whole lines of the board, and not
-    # a gallery that fills whole lines of the board, and not
     q, g = many_ties(23, seed), many_ties([15, 16, 17, 160][seed % 4], seed + 50)
     scores = similarity(q, g, 0.5, head)
     ranks = match_ranks(scores, camera_rule(q, g))
@@ -117,12 +116,12 @@ def test_the_board_and_the_masks_agree(seed, head):
 def test_own_photos_are_the_camera_rule(seed):
     q, g = many_ties(31, seed), many_ties(90, seed + 9)
     order = by_person(g)
-    own, masks = identity_columns(q, g.take(order)), camera_rule(q, g)
+    photos, masks = identity_columns(q, g.take(order)), camera_rule(q, g)
     assert sorted(order.tolist()) == torch.nonzero(g.ids != -1)[:, 0].tolist()
     for k in range(31):
-        columns = own.column[k][own.column[k] < len(order)]
+        columns = photos.column[k][photos.column[k] < len(order)]
         assert sorted(order[columns].tolist()) == torch.nonzero((g.ids == q.ids[k]) & (g.ids != -1))[:, 0].tolist()
-        assert sorted(order[own.column[k][own.match[k]]].tolist()) == torch.nonzero(masks.match[k])[:, 0].tolist()
+        assert sorted(order[photos.column[k][photos.match[k]]].tolist()) == torch.nonzero(masks.match[k])[:, 0].tolist()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,8 +131,8 @@ def test_count_above_counts(seed):
     wrong[rng.random((9, 70)) < 0.2] = -torch.inf
     right[0] = right[1, 2:] = -torch.inf   # none at all; two of four
     right = right.sort(1, descending=True).values
-    there = right > -torch.inf
-    assert torch.equal(count_above(wrong, right)[there], (wrong[:, None] >= right[..., None]).sum(2)[there])
+    is_match = right > -torch.inf
+    assert torch.equal(count_above(wrong, right)[is_match], (wrong[:, None] >= right[..., None]).sum(2)[is_match])
 
 
 def test_neither_features_nor_scores_are_changed():

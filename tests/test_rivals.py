@@ -25,6 +25,7 @@ def config(**changes):
 def same(one, two):
     return all(torch.equal(v, w) for v, w in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
+
 both = pytest.mark.parametrize("kind", ["lsgan", "pose"])
 
 
@@ -33,8 +34,8 @@ def test_pictures_have_the_size_of_the_photos(size):
     from dgnet.other_gans import Critic, make_gan
     cfg = config(height=size[0], width=size[1])
     g = torch.Generator().manual_seed(0)
-    x, joints = torch.randint(0, 256, (3, 3, *size), generator=g).to(torch.uint8), torch.rand(3, 14, 2,
-                                                                                              generator=g) * size[1]
+    x = torch.randint(0, 256, (3, 3, *size), generator=g).to(torch.uint8)
+    joints = torch.rand(3, 14, 2, generator=g) * size[1]
     assert make_gan("lsgan", cfg).eval().generate(3).shape == (3, 3, *size)
     assert make_gan("pose", cfg).eval().generate(x, joints).shape == (3, 3, *size)
     assert Critic(*size, 4)(torch.randn(3, 3, *size))[0].shape == (3, 1, 1, 1)
@@ -63,30 +64,31 @@ def test_lsgan_does_not_look_at_labels_and_draws_the_same_for_one_seed(photos):
     images, labels, joints = photos
     net = train_gan("lsgan", images, labels, None, config())
     assert same(net, train_gan("lsgan", images, labels.flip(0), joints, config()))
-    assert torch.equal(net.generate(5, seed=2), net.generate(5, seed=2)) and not torch.equal(net.generate(5, seed=2),
-                                                                                             net.generate(5, seed=3))
+    two, again, three = (net.generate(5, seed=s) for s in (2, 2, 3))
+    assert torch.equal(two, again) and not torch.equal(two, three)
 
 
 def test_the_loss_of_pose_falls(photos):
     from dgnet.other_gans import train_gan
-    told = []
-    train_gan("pose", *photos, config(rival_iter=60), report=lambda clock,
-              losses: told.append((clock, losses["rival"])), every=1)
-    assert [c.it for c, _ in told] == list(range(1, 61)) and told[-1][0].n_iter == 60
-    assert sum(v for _, v in told[-10:]) < 0.8 * sum(v for _, v in told[:10])
+    rows = []
+    def report(progress, losses): rows.append((progress, losses["rival"]))
+    train_gan("pose", *photos, config(rival_iter=60), report=report, every=1)
+    assert [p.it for p, _ in rows] == list(range(1, 61)) and rows[-1][0].n_iter == 60
+    assert sum(v for _, v in rows[-10:]) < 0.8 * sum(v for _, v in rows[:10])
 
 
 def test_each_optimiser_moves_its_own_network_only(photos, monkeypatch):
-    import dgnet.rivals as V
-    state = V.GanState("pose", photos[1], config(), torch.device("cpu"))
-    moved, kept = [], V.descend
+    from dgnet import other_gans
+    state = other_gans.GanState("pose", photos[1], config(), torch.device("cpu"))
+    moved, update, nets = [], other_gans.update, (state.net, state.critic)
     def watch(losses, w, *optimisers):
-        before = [[p.clone() for p in net.parameters()] for net in (state.net, state.critic)]
-        kept(losses, w, *optimisers)
-        moved.append([any(not torch.equal(p, q) for p, q in zip(old, net.parameters())) for old,
-                      net in zip(before, (state.net, state.critic))])
-    monkeypatch.setattr(V, "descend", watch)
-    V.gan_step(state, photos[0], photos[2])
+        before = [[p.clone() for p in net.parameters()] for net in nets]
+        losses = update(losses, w, *optimisers)
+        moved.append([any(not torch.equal(p, q) for p, q in zip(old, net.parameters()))
+                      for old, net in zip(before, nets)])
+        return losses
+    monkeypatch.setattr(other_gans, "update", watch)
+    other_gans.gan_step(state, photos[0], photos[2])
     assert moved == [[False, True], [True, False]], "first the critic alone, then the generator alone"
 
 
@@ -98,10 +100,10 @@ def test_joints_are_the_renderers(tmp_path):
     root = write_domain("market", tmp_path, n_train_ids=3, n_test_ids=3, n_val_ids=2, images_per_id=4,
                         test_images_per_id=4)
     train = load_dataset("market", root).train
-    there = render(*read_factors(root).lookup(train.paths), 64, 32).joints
-    assert torch.allclose(read_joints(root, train.paths, 64, 32), there, atol=1e-3)
-    assert torch.allclose(read_joints(root, train.paths, 128, 64), 2 * there,
-                          atol=1e-3), "the same places in larger photos"
+    joints = render(*read_factors(root).lookup(train.paths), 64, 32).joints
+    larger = read_joints(root, train.paths, 128, 64)
+    assert torch.allclose(read_joints(root, train.paths, 64, 32), joints, atol=1e-3)
+    assert torch.allclose(larger, 2 * joints, atol=1e-3), "the same places in larger photos"
 
 
 def test_refusals_name_the_remedy(photos, tmp_path):
@@ -130,22 +132,23 @@ def test_a_checkpoint_of_something_else_is_refused(photos, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_training(photos, monkeypatch):
-    import dgnet.rivals as V
-    monkeypatch.setattr(V, "l_img", lambda x, x_hat: (x_hat - x).abs().mean() * float("nan"))
+    from dgnet import other_gans
+    monkeypatch.setattr(other_gans, "l_img", lambda x, x_hat: (x_hat - x).abs().mean() * float("nan"))
     with pytest.raises(FloatingPointError, match="training stopped"):
-        V.train_gan("pose", *photos, config(), every=1)
+        other_gans.train_gan("pose", *photos, config(), every=1)
 
 
-def test_get_rival_trains_once_and_refuses_photographs(tmp_path, monkeypatch):
+def test_get_gan_trains_once_and_refuses_photographs(tmp_path, monkeypatch):
     import dgnet.runs as R
+    from dgnet.config import make_config, run_key
     monkeypatch.setattr(R, "LOCAL", tmp_path)
     monkeypatch.setenv("DGNET_DEVICE", "cpu")
     R._PHOTOS.clear()
     R._loaded.cache_clear()
     first = R.get_gan("smoke", kind="pose")
-    assert (first.folder.name == R.run_key(R.make_config("smoke", method="pose"))
-            and {p.name for p in first.folder.iterdir()} == {"lock", "done.json", "rival.pt"})
-    monkeypatch.setattr(R, "train_rival", None)   # calling it would fail
+    assert first.folder.name == run_key(make_config("smoke", method="pose"))
+    assert {p.name for p in first.folder.iterdir()} == {"lock", "done.json", "rival.pt"}
+    monkeypatch.setattr(R, "train_gan", None)   # calling it would fail
     assert same(first.net, R.get_gan("smoke", kind="pose").net)
     world = first.data.root
     (world / "factors.csv").unlink()

@@ -45,8 +45,8 @@ def test_learning_rates_fall_twice():
     from dgnet.config import make_config
     from dgnet.schedule import lr_scale
     cfg = make_config("paper")
-    assert [lr_scale(it, cfg) for it in (*AT, 59_999, 89_999, 99_999)] == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01, 1,
-                                                                                         0.1, 0.01])
+    scales = [lr_scale(it, cfg) for it in (*AT, 59_999, 89_999, 99_999)]
+    assert scales == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01, 1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("tier", ["mini", "full"])
@@ -56,13 +56,13 @@ def test_shorter_runs_have_the_same_shape(tier):
     from dgnet.schedule import loss_weights, lr_scale
     for n_iter in (make_config(tier).n_iter, 1_000):
         cfg = make_config(tier, n_iter=n_iter)
-        def at(fraction): return loss_weights(round(fraction * n_iter), cfg)
+        def at(fraction, cfg=cfg): return loss_weights(round(fraction * cfg.n_iter), cfg)
         assert at(0)["prim"] == at(cfg.warm_up)["prim"] == 0 < cfg.lam_prim
-        for done in (0.25, 0.5, 1.0):
-            w = at(cfg.warm_up + done * cfg.ramp)
-            assert w["prim"] == pytest.approx(cfg.lam_prim * done) and w["fine"] == pytest.approx(cfg.alpha
-                                                                                                  * cfg.lam_prim * done)
-            assert w["cyc"] == pytest.approx(cfg.lam_cyc * done)
+        for share in (0.25, 0.5, 1.0):
+            w = at(cfg.warm_up + share * cfg.ramp)
+            assert w["prim"] == pytest.approx(cfg.lam_prim * share)
+            assert w["fine"] == pytest.approx(cfg.alpha * cfg.lam_prim * share)
+            assert w["cyc"] == pytest.approx(cfg.lam_cyc * share)
         assert at(cfg.warm_up + cfg.code_ramp)["code2"] == pytest.approx(cfg.lam_code2)
         first, second = cfg.decay_at
         assert [lr_scale(round(f * n_iter), cfg) for f in (0, first, second)] == pytest.approx([1, 0.1, 0.01])

@@ -24,7 +24,8 @@ def blank_but(needed, monkeypatch) -> None:
     "Let a domain be written with every photo that is not needed black: rendering all of them takes minutes."
     from PIL import Image
     from dgnet import synthetic
-    real = synthetic._write_photos
+    from dgnet.pedestrians import take_rows
+    write_photos = synthetic._write_photos
 
     def write(root, planned, a, s, height, width, *rest):
         for folder in {(root / p.file).parent for p in planned}:
@@ -32,8 +33,8 @@ def blank_but(needed, monkeypatch) -> None:
         black = Image.new("RGB", (width, height))
         for p in planned: black.save(root / p.file)
         rows = needed(planned)
-        real(root, [planned[k] for k in rows], synthetic.take_rows(a, rows), synthetic.take_rows(s, rows), height,
-             width, *rest)
+        some = [planned[k] for k in rows]
+        write_photos(root, some, take_rows(a, rows), take_rows(s, rows), height, width, *rest)
 
     monkeypatch.setattr(synthetic, "_write_photos", write)
 
@@ -42,13 +43,14 @@ def first_steps(tier: str, dataset: str, local, monkeypatch, **changes) -> tuple
     """The log of a run's first steps, taken again from the start that is shipped and the teacher that is shipped with
     it; and what decided its rounding."""
     import dgnet.runs as R
+    from dgnet.config import make_config
     from dgnet.core import arithmetic
     from dgnet.datasets import relabel
     from dgnet.photos import TripletSampler
     from dgnet.train import TrainState, fit
     monkeypatch.setattr(R, "LOCAL", local)
     monkeypatch.setenv("DGNET_DEVICE", "cpu")
-    cfg = R.asked_config(tier, dataset, **changes)
+    cfg = make_config(tier, dataset, **changes)
 
     def needed(planned):
         "Training photos that the first steps look at: those of the sampler's first draws."
@@ -61,9 +63,8 @@ def first_steps(tier: str, dataset: str, local, monkeypatch, **changes) -> tuple
     blank_but(needed, monkeypatch)
     data = R.get_data(cfg)
     images, labels = R.load_split(data.train, cfg), torch.from_numpy(relabel(data.train.ids))
-    assert [p.name for p in data.train.paths] == sorted(p.name
-                                                        for p in data.train.paths), ("photos come in the order of "
-                                                                                     "their names")
+    names = [p.name for p in data.train.paths]
+    assert names == sorted(names), "photos come in the order of their names"
     teacher = R.get_teacher(cfg, data).net
     state = TrainState(cfg, data.n_ids, labels, teacher.backbone, maker=R.get_start(cfg).generator)
     threads = torch.get_num_threads()
@@ -110,19 +111,23 @@ def test_another_start_is_noticed(tmp_path):
         same(log[:2].assign(img1=[0.5, 0.5]), log, exactly=False)
 
 
-@pytest.mark.skipif(not (ROOT / "figures" / "midi" / "fig1_swap_grid.json").exists(), reason="no Figure 1 from shipped weights is stored")
+FIGURE_1 = ROOT / "figures" / "midi" / "fig1_swap_grid.json"
+
+
+@pytest.mark.skipif(not FIGURE_1.exists(), reason="no Figure 1 from shipped weights is stored")
 def test_figure_1_of_the_shipped_model_again(tmp_path, monkeypatch):
     import dgnet.runs as R
     from dgnet.quality import swap_report
+    from dgnet.samples import true_swaps
     monkeypatch.setattr(R, "LOCAL", tmp_path)
     monkeypatch.setenv("DGNET_DEVICE", "cpu")
     blank_but(lambda planned: [k for k, p in enumerate(planned) if p.split == "gallery"], monkeypatch)
-    stored = json.loads((ROOT / "figures" / "midi" / "fig1_swap_grid.json").read_text(encoding="utf-8"))
+    stored = json.loads(FIGURE_1.read_text(encoding="utf-8"))
     try:
         run = R.get_run("midi", "market")
         assert run.folder.parent == R.WEIGHTS and run.provenance["run"] == stored["provenance"]["run"]
-        assert swap_report(run.model.generate,
-                           R.true_swaps(run)).ratio.value == pytest.approx(stored["rows"]["ratio"]["value"], abs=2e-3)
+        ratio = swap_report(run.model.generate, true_swaps(run)).ratio.value
+        assert ratio == pytest.approx(stored["rows"]["ratio"]["value"], abs=2e-3)
     finally:
         R._PHOTOS.clear()
         R._loaded.cache_clear()

@@ -14,8 +14,8 @@ def runs(tmp_path_factory):
     "`dgnet.runs` with a local folder of its own and no shipped runs."
     import dgnet.runs as R
     was, device = (R.LOCAL, R.WEIGHTS), os.environ.get("DGNET_DEVICE")
-    R.LOCAL, R.WEIGHTS, os.environ["DGNET_DEVICE"] = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp(
-        "weights"), "cpu"
+    R.LOCAL, R.WEIGHTS = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp("weights")
+    os.environ["DGNET_DEVICE"] = "cpu"
     yield R
     R.LOCAL, R.WEIGHTS = was
     if device is None:
@@ -52,12 +52,11 @@ def test_the_key_knows_what_a_run_starts_from(monkeypatch):
     def key(**changes): return config.run_key(config.make_config("mini", **changes))
     same = key()
     assert key(ea_init="teacher") != same != key(g_init="random"), "both starts can be switched off"
-    assert config.strangers_key(config.make_config("mini", es_width=4)) != config.strangers_key(
-        config.make_config("mini")), "networks of another size have another start"
-    assert config.strangers_key(config.make_config("mini", alpha=0.4)) == config.strangers_key(
-        config.make_config("mini")), "a switch of the method has not"
-    monkeypatch.setitem(config.PER_DATASET, ("mini", "strangers"), config.PER_DATASET["mini", "strangers"]
-                        | {"n_iter": 7})
+    def start(**changes): return config.strangers_key(config.make_config("mini", **changes))
+    assert start(es_width=4) != start(), "networks of another size have another start"
+    assert start(alpha=0.4) == start(), "a switch of the method has not"
+    fewer = config.PER_DATASET["mini", "strangers"] | {"n_iter": 7}
+    monkeypatch.setitem(config.PER_DATASET, ("mini", "strangers"), fewer)
     assert key() != same, "other strangers, another run"
 
 
@@ -69,22 +68,21 @@ def test_a_strangers_name_is_nobodys_in_a_dataset():
         if w != "strangers":
             assert (torch.cdist(people["strangers"], people[w]) > 0).all()
 
+
 # --- a run that starts from them ------------------------------------------------------------------------------------
 
 
 def test_everything_starts_where_the_label_says(runs, run):
-    start, cfg = runs.get_start(run.config), run.config
-    state = runs.TrainState(cfg, run.data.n_ids, torch.zeros(32, dtype=torch.int64), run.teacher.backbone,
-                            maker=start.generator)
-    assert equal(start.generator, {k: v for k, v in state.model.state_dict().items()}) and any(k.startswith("D.")
-                                                                                               for k in start.generator)
-    assert equal(run.teacher.backbone.state_dict(),
-                 state.model.E_a.backbone.state_dict()) and "rendered strangers" in state.model.E_a.init
     from dgnet.teacher import TeacherState
+    start, cfg, labels = runs.get_start(run.config), run.config, torch.zeros(32, dtype=torch.int64)
+    model = runs.TrainState(cfg, run.data.n_ids, labels, run.teacher.backbone, maker=start.generator).model
+    assert equal(start.generator, model.state_dict()) and any(k.startswith("D.") for k in start.generator)
+    assert equal(run.teacher.backbone.state_dict(), model.E_a.backbone.state_dict())
+    assert "rendered strangers" in model.E_a.init
     first = TeacherState(cfg, run.data.n_ids, torch.device("cpu"), start.backbone)
     assert equal(start.backbone.state_dict(), first.net.backbone.state_dict())
-    assert "rendered strangers" in run.provenance["E_a starts from"] and run.provenance[
-        "E_s, G and D start from"].startswith("rendered strangers")
+    assert "rendered strangers" in run.provenance["E_a starts from"]
+    assert run.provenance["E_s, G and D start from"].startswith("rendered strangers")
 
 
 def test_a_start_that_is_missing_or_not_asked_for_is_an_error(runs, run):
@@ -108,58 +106,67 @@ def test_the_strangers_are_trained_once(runs, run, monkeypatch):
 
 
 def test_a_plan_trains_the_strangers_first(runs, run, monkeypatch, tmp_path):
+    from dgnet import planning, reproduce
+    from dgnet.config import make_config, run_key
+    def rendered(tier, dataset="market", recipe="official", real=False, **changes):
+        return make_config(tier, dataset, recipe, real, **{**RENDERED, **changes})
     monkeypatch.setattr(runs, "LOCAL", tmp_path)
-    monkeypatch.setattr(runs, "asked_config", lambda tier, dataset="market", recipe="official", real=False,
-                        **c: runs.make_config(tier, dataset, recipe, real, **{**RENDERED, **c}))
-    jobs = runs.plan_runs(runs.choose(["fig6"]), "smoke", {})
+    monkeypatch.setattr(planning, "make_config", rendered)
+    jobs = planning.plan_runs(planning.choose_notebooks(["fig6"]), "smoke", {})
     assert [j.dataset for j in jobs] == ["strangers", "market", "duke", "msmt17"]
-    assert all(runs._makes(j) & {runs.find_folder(runs.run_key(jobs[0].config))}
-               for j in jobs[1:]), "nobody begins before them"
+    strangers = runs.find_folder(run_key(jobs[0].config))
+    assert all(strangers in reproduce._produces(j) for j in jobs[1:]), "nobody begins before them"
+
 
 # --- runs that come with the package --------------------------------------------------------------------------------
 
 
 def test_a_shipped_run_is_found_and_not_trained(runs, run, monkeypatch, tmp_path):
+    from dgnet import reproduce
     from dgnet.model import DGNet
     folders = [run.folder, runs.teacher_folder(run.config), runs.find_folder(runs.strangers_key(run.config))]
-    monkeypatch.setattr(runs, "WEIGHTS", tmp_path / "weights")
-    for f in folders: shutil.copytree(f, tmp_path / "weights" / f.name)
-    DGNet.load(run.folder / "model.safetensors").save(tmp_path / "weights" / run.folder.name / "model.safetensors",
-                                                      torch.float16)
+    weights = tmp_path / "weights"
+    for module in (runs, reproduce): monkeypatch.setattr(module, "WEIGHTS", weights)
+    for f in folders: shutil.copytree(f, weights / f.name)
+    model = DGNet.load(run.folder / "model.safetensors")
+    model.save(weights / run.folder.name / "model.safetensors", torch.float16)
     monkeypatch.setattr(runs, "LOCAL", tmp_path / "local")
     with monkeypatch.context() as m:
         for name in ("fit", "train_teacher"): m.setattr(runs, name, never)
         again = runs.get_run("smoke", report=never, **RENDERED)
-    assert again.folder.is_relative_to(tmp_path / "weights") and again.provenance == run.provenance
+    assert again.folder.is_relative_to(weights) and again.provenance == run.provenance
     for k, v in run.model.state_dict().items():
         assert torch.allclose(v.float(), again.model.state_dict()[k].float(), rtol=1e-3, atol=1e-4), k
-    assert not any(p.name == "lock" for p in (tmp_path / "weights").rglob("*") if p.parent.name not in {f.name for f in folders}), "nothing is written beside them"
-    assert (runs.is_shipped(runs.Recipe("a", (("market", RENDERED),)), "smoke")
-            and not runs.is_shipped(runs.Recipe("a", (("market", RENDERED), ("duke", {}))), "smoke"))
-    assert not runs.is_shipped(runs.Recipe("a", ()), "smoke"), "a notebook without runs is made at any time"
+    assert {p.name for p in weights.iterdir()} == {f.name for f in folders}, "nothing is written beside them"
+    def is_shipped(*wanted): return reproduce.is_shipped(reproduce.NotebookPlan("a", wanted), "smoke")
+    assert is_shipped(("market", RENDERED)) and not is_shipped(("market", RENDERED), ("duke", {}))
+    assert not is_shipped(), "a notebook without runs is made at any time"
     monkeypatch.setenv("DGNET_FRESH", "1")
     assert runs.find_folder(run.folder.name) == tmp_path / "local" / "runs" / run.folder.name, "made anew when asked to"
 
 
 def test_what_is_shipped_is_shown_before_anything_is_trained(runs, monkeypatch, capsys):
-    order = []
-    monkeypatch.setattr(runs, "is_shipped", lambda n, tier: n.stem in ("fig1_swap_grid", "fig5_interp_appearance"))
-    monkeypatch.setattr(runs, "plan_runs", lambda *a: [])
-    monkeypatch.setattr(runs, "train_all", lambda *a: order.append("train") or {})
-    monkeypatch.setattr(runs, "run_notebook", lambda n, tier, paths, force: order.append((n.stem, tier)) or "1 s")
-    monkeypatch.setattr(runs, "refresh_readme", lambda *a: None)
-    monkeypatch.setattr(runs, "write_report", lambda *a: runs.ROOT / "figures" / "report.html")
-    assert runs.reproduce("mini", ["fig1", "fig5", "fig9"], workers=1) == []
-    assert order == [("fig1_swap_grid", "midi"), ("fig5_interp_appearance", "midi"), "train",
-                     ("fig1_swap_grid", "mini"), ("fig5_interp_appearance", "mini"), ("fig9_interp_structure", "mini")]
-    said = capsys.readouterr().out
-    assert said.index("2 notebooks, no training") < said.index("tier mini: 0 runs to train") and "figures/midi" in said
+    from dgnet import reproduce
+    order, fig1, fig5 = [], "fig1_swap_grid", "fig5_interp_appearance"
+    for name, answer in {"is_shipped": lambda n, tier: n.stem in (fig1, fig5), "plan_runs": lambda *a: [],
+                         "train_all": lambda *a: order.append("train") or {},
+                         "run_notebook": lambda n, tier, paths, force: order.append((n.stem, tier)) or "1 s",
+                         "refresh_readme": lambda *a: None,
+                         "write_report": lambda *a: reproduce.ROOT / "figures" / "report.html"}.items():
+        monkeypatch.setattr(reproduce, name, answer)
+    assert reproduce.reproduce("mini", ["fig1", "fig5", "fig9"], workers=1) == []
+    assert order == [(fig1, "midi"), (fig5, "midi"), "train", (fig1, "mini"), (fig5, "mini"),
+                     ("fig9_interp_structure", "mini")]
+    text = capsys.readouterr().out
+    assert text.index("2 notebooks, no training") < text.index("tier mini: 0 runs to train") and "figures/midi" in text
 
 
-def test_fresh_reaches_the_workers(runs, monkeypatch):
+def test_fresh_reaches_the_workers(monkeypatch):
+    from dgnet import reproduce
     monkeypatch.delenv("DGNET_FRESH", raising=False)
-    monkeypatch.setattr(runs, "reproduce", lambda *a: [])
-    assert runs.reproduce_cli(["--tier", "smoke", "--fresh"]) == 0 and os.environ.pop("DGNET_FRESH") == "1"
+    monkeypatch.setattr(reproduce, "reproduce", lambda *a: [])
+    assert reproduce.reproduce_cli(["--tier", "smoke", "--fresh"]) == 0 and os.environ.pop("DGNET_FRESH") == "1"
+
 
 # --- models by name -------------------------------------------------------------------------------------------------
 
@@ -175,13 +182,12 @@ def shipped(run, monkeypatch, tmp_path):
 def test_from_pretrained(shipped, run, tmp_path, monkeypatch):
     def same(m): return equal(run.model.state_dict(), m.state_dict()) and not m.training
     assert list(shipped.shipped_models()) == ["midi-market"] and same(shipped.DGNet.from_pretrained("midi-market"))
-    assert shipped.default_model() == shipped.pretrained_file(
-        "midi-market") and "rendered people only" in shipped.default_note()
-    assert (same(shipped.DGNet.from_pretrained(run.folder))
-            and same(shipped.DGNet.from_pretrained(run.folder / "model.safetensors")))
+    assert shipped.default_model() == shipped.pretrained_file("midi-market")
+    assert "rendered people only" in shipped.default_note()
+    for place in (run.folder, run.folder / "model.safetensors"): assert same(shipped.DGNet.from_pretrained(place))
     folder = run.model.save_pretrained(tmp_path / "mine")
-    assert same(shipped.DGNet.from_pretrained(folder)) and json.loads((folder / "config.json").read_text())[
-        "es_width"] == run.config.es_width
+    assert same(shipped.DGNet.from_pretrained(folder))
+    assert json.loads((folder / "config.json").read_text())["es_width"] == run.config.es_width
     for name in ("midi-mars", tmp_path / "none" / "model.safetensors", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file.*midi-market"):
             shipped.DGNet.from_pretrained(name)
@@ -192,31 +198,31 @@ def test_from_pretrained(shipped, run, tmp_path, monkeypatch):
 
 def test_the_hub_is_asked_for_owner_and_name_only(shipped, run, monkeypatch):
     import huggingface_hub
-    asked = []
+    requests = []
     def download(repo, file, revision=None):
-        asked.append((repo, file, revision))
+        requests.append((repo, file, revision))
         return str(run.folder / file)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert equal(run.model.state_dict(), shipped.DGNet.from_pretrained("somebody/dgnet-market",
-                                                                       revision="v1").state_dict())
-    assert asked == [("somebody/dgnet-market", "model.safetensors", "v1")]
+    model = shipped.DGNet.from_pretrained("somebody/dgnet-market", revision="v1")
+    assert equal(run.model.state_dict(), model.state_dict())
+    assert requests == [("somebody/dgnet-market", "model.safetensors", "v1")]
     for name in ("midi-market", "no-such-model", "a/b/c", run.folder):
         try:
             shipped.pretrained_file(name)
         except FileNotFoundError:
             pass
-    assert len(asked) == 1
+    assert len(requests) == 1
     def offline(*args, **kw): raise ConnectionError("no network")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(FileNotFoundError, match="not to be had from the Hugging Face Hub .ConnectionError: no "
-                       "network.*midi-market"):
+    words = "not to be had from the Hugging Face Hub .ConnectionError: no network.*midi-market"
+    with pytest.raises(FileNotFoundError, match=words):
         shipped.pretrained_file("somebody/dgnet")
 
 
 def test_half_the_bytes(run, tmp_path):
     from dgnet.model import DGNet
-    whole, half = run.model.save(tmp_path / "whole.safetensors"), run.model.save(tmp_path / "half.safetensors",
-                                                                                 torch.float16)
+    whole = run.model.save(tmp_path / "whole.safetensors")
+    half = run.model.save(tmp_path / "half.safetensors", torch.float16)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     loaded = DGNet.load(half)
     assert loaded.G.conv5.conv.weight.dtype == torch.float32
@@ -232,6 +238,7 @@ def test_weights_of_another_network_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match="teacher.safetensors.*cut short"):
         load_weights(run.teacher, file)
 
+
 # --- mixtures of the colours ----------------------------------------------------------------------------------------
 
 
@@ -239,15 +246,17 @@ def test_grey_things_keep_their_brightness():
     from dgnet.core import normalise
     from dgnet.structure import grey, mixed_grey
     x = torch.rand(6, 3, 8, 4)
-    assert torch.equal(mixed_grey(normalise(x), 0.0),
-                       grey(normalise(x))), "no mixture: the mean, and no random number is spent"
-    a, b = (mixed_grey(normalise(x[:, :1].expand(-1, 3, -1, -1).contiguous()), 2.0) for _ in range(2))
+    plain = mixed_grey(normalise(x), 0.0)
+    assert torch.equal(plain, grey(normalise(x))), "no mixture: the mean, and no random number is spent"
+    colourless = normalise(x[:, :1].expand(-1, 3, -1, -1).contiguous())
+    a, b = (mixed_grey(colourless, 2.0) for _ in range(2))
     assert torch.allclose(a, b, atol=1e-4), "what has no colour looks the same in every mixture"
     a, b = (mixed_grey(normalise(x), 2.0) for _ in range(2))
     assert (a - b).abs().mean() > 0.1, "what has colour does not"
-    assert (torch.allclose((mixed_grey(normalise(torch.full((2000, 3, 1, 1), 0.5)
-                                                 + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)), 1.0)).mean(),
-                           (torch.tensor(0.6) - 0.449) / 0.226, atol=0.05)), "on average it is the mean"
+    reddish = torch.full((2000, 3, 1, 1), 0.5) + torch.tensor([0.3, 0.0, 0.0]).view(3, 1, 1)
+    average = mixed_grey(normalise(reddish), 1.0).mean()
+    assert torch.allclose(average, (torch.tensor(0.6) - 0.449) / 0.226, atol=0.05), "on average it is the mean"
+
 
 # --- what is shipped ------------------------------------------------------------------------------------------------
 
@@ -265,9 +274,8 @@ def test_a_shipped_run_is_the_run_of_todays_configuration(folder):
     dataset, tier = folder.name.split("-")[:2]
     cfg = make_config(tier, dataset)
     teacher = f"{dataset}-{tier}-teacher-{short_hash({'version': RUN_VERSION, **teacher_config(cfg)})}"
-    bound = run_key(make_config(tier, dataset, method="bound"))
-    assert folder.name in (run_key(cfg), teacher,
-                           bound), "ship it anew, or take the change of its configuration back: it would never be found"
+    keys = (run_key(cfg), teacher, run_key(make_config(tier, dataset, method="bound")))
+    assert folder.name in keys, "ship it anew, or take the change of its configuration back: it would never be found"
 
 
 @pytest.mark.parametrize("name", [f.name for f in shipped_folders() if (f / "model.safetensors").exists()])
@@ -285,6 +293,5 @@ def test_the_package_stays_small_and_names_no_machine():
     from dgnet.core import WEIGHTS
     files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 60e6
-    assert not [f for f in files if f.suffix in (".json", ".csv", ".md") and any(w in f.read_text(encoding="utf-8")
-                                                                                 for w in ("/root", "/home", "/work/",
-                                                                                           "/tmp"))]
+    texts = [f.read_text(encoding="utf-8") for f in files if f.suffix in (".json", ".csv", ".md")]
+    assert not [t for t in texts if any(place in t for place in ("/root", "/home", "/work/", "/tmp"))]

@@ -47,9 +47,8 @@ def test_ends_are_the_models_own_swaps(model, people):
         by_hand = denormalise(model.G((0.75 * a[0] + 0.25 * a[1])[None], (0.4 * s[0] + 0.6 * s[1])[None]))[0]
     assert torch.allclose(m.picture(0, 1, 0.25, 0.6), by_hand, atol=1e-5)
     board = m.board(0, 1, 3)
-    assert torch.allclose(board[1], m.picture(0, 1, 0.5, 0)) and torch.allclose(board[3],
-                                                                                m.picture(0, 1, 0, 0.5)) and len(
-                                                                                    board) == 9
+    assert len(board) == 9 and torch.allclose(board[1], m.picture(0, 1, 0.5, 0))
+    assert torch.allclose(board[3], m.picture(0, 1, 0, 0.5))
     assert len(board_figure(m, 0, 1, 3).axes) == 21
 
 
@@ -64,10 +63,10 @@ def test_the_model_is_left_as_it_was(model, people):
 
 def test_sliders_and_menus_move_the_picture(model, people):
     s = swap_studio(model, people, height=64)
-    seen = [s.picture.value]
+    shown = [s.picture.value]
     def moved():
-        seen.append(s.picture.value)
-        return seen[-1] != seen[-2]
+        shown.append(s.picture.value)
+        return shown[-1] != shown[-2]
     s.t_a.value = 0.5
     assert moved()
     s.t_s.value = 1.0
@@ -76,17 +75,15 @@ def test_sliders_and_menus_move_the_picture(model, people):
     assert moved() and s.x_j.value == png_bytes(people[2] / 255, 64)
     s.i.value = 1
     assert moved() and s.x_i.value == png_bytes(people[1] / 255, 64)
-    assert s.picture.value == png_bytes(s.mixer.picture(1, 2, 0.5, 1.0),
-                                        64) and "50% appearance and 0% structure" in s.said.value
+    assert s.picture.value == png_bytes(s.mixer.picture(1, 2, 0.5, 1.0), 64)
+    assert "50% appearance and 0% structure" in s.said.value
     s.reset.click()
     assert (s.t_a.value, s.t_s.value) == (0, 0) and s.picture.value == png_bytes(s.mixer.picture(1, 2, 0, 0), 64)
     s.i.value = 2
     s.t_a.value = 1.0
     s.t_s.value = 0.35
-    still, moved = (np.asarray(Image.open(io.BytesIO(bytes(v)))).astype(int) for v in (s.picture.value,
-                                                                                       png_bytes(s.mixer.picture(2, 2,
-                                                                                                                 0, 0),
-                                                                                                 64)))
+    at_rest = png_bytes(s.mixer.picture(2, 2, 0, 0), 64)
+    still, moved = (np.asarray(Image.open(io.BytesIO(bytes(v)))).astype(int) for v in (s.picture.value, at_rest))
     assert np.abs(still - moved).max() <= 2, "one photo twice: the sliders change nothing but the rounding"
     s.t_a.value = 7.0
     assert s.t_a.value == 1.0, "beyond the end is the end"
@@ -107,14 +104,14 @@ def upload(name: str, content: bytes) -> dict:
 def test_upload(model, people, tmp_path):
     s = swap_studio(model, people)
     s.i.value, s.t_a.value = 2, 0.5
-    own = photo(tmp_path / "eigenes ü.png", 7, mode="RGBA").read_bytes()
-    s.upload.value = (upload("eigenes ü.png", own),)
+    mine = photo(tmp_path / "eigenes ü.png", 7, mode="RGBA").read_bytes()
+    s.upload.value = (upload("eigenes ü.png", mine),)
     assert (s.i.value, s.j.value) == (2, 3) and s.i.options == s.j.options and s.j.options[3] == ("eigenes ü.png", 3)
     assert s.picture.value == png_bytes(s.mixer.picture(2, 3, 0.5, 0), 256)
     before = s.picture.value
     s.upload.value = (upload("notes.txt", b"hello"),)
-    assert (s.said.value == "notes.txt: not a readable image (UnidentifiedImageError). Upload a JPEG or PNG"
-            and s.picture.value == before and len(s.mixer.names) == 4)
+    assert s.said.value == "notes.txt: not a readable image (UnidentifiedImageError). Upload a JPEG or PNG"
+    assert s.picture.value == before and len(s.mixer.names) == 4
     s.upload.value = ()
     assert len(s.mixer.names) == 4
 
@@ -145,24 +142,18 @@ def test_photos_from_everywhere(tmp_path):
 def test_bad_input(tmp_path, model, people):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_bytes(b"hello")
-    for photos, kind, said in [(tmp_path / "none", FileNotFoundError, "none: no such folder"),
-                               (tmp_path / "empty", FileNotFoundError, "empty: an empty folder"), (tmp_path / "bad.jpg",
-                                                                                                   NotADirectoryError,
-                                                                                                   "bad.jpg: a file, "
-                                                                                                   "not a folder"),
-                               ([tmp_path / "no.jpg"], FileNotFoundError, "no.jpg: no such photo. Check the path"),
-                               ([tmp_path / "empty"], FileNotFoundError, "a folder is given by itself"),
-                               ([tmp_path / "bad.jpg"], OSError, "bad.jpg: not a readable image"),
-                               ([], ValueError, "none to show. Give one photo or more"), (people.float(), ValueError,
-                                                                                          r"torch.float32 \(3, 3, 64, "
-                                                                                          r"32\), where uint8 \(n, 3, "
-                                                                                          r"64, 32\)"), (people[:, :,
-                                                                                                                :8],
-                                                                                                         ValueError,
-                                                                                                         r"\(3, 3, 8, "
-                                                                                                         r"32\)"),
-                               (people[:0], ValueError, "with n > 0 is expected")]:
-        with pytest.raises(kind, match=said):
+    for photos, kind, words in [
+        (tmp_path / "none", FileNotFoundError, "none: no such folder"),
+        (tmp_path / "empty", FileNotFoundError, "empty: an empty folder"),
+        (tmp_path / "bad.jpg", NotADirectoryError, "bad.jpg: a file, not a folder"),
+        ([tmp_path / "no.jpg"], FileNotFoundError, "no.jpg: no such photo. Check the path"),
+        ([tmp_path / "empty"], FileNotFoundError, "a folder is given by itself"),
+        ([tmp_path / "bad.jpg"], OSError, "bad.jpg: not a readable image"),
+        ([], ValueError, "none to show. Give one photo or more"),
+        (people.float(), ValueError, r"torch.float32 \(3, 3, 64, 32\), where uint8 \(n, 3, 64, 32\)"),
+        (people[:, :, :8], ValueError, r"\(3, 3, 8, 32\)"), (people[:0], ValueError, "with n > 0 is expected"),
+    ]:
+        with pytest.raises(kind, match=words):
             swap_studio(model, photos)
     with pytest.raises(ValueError, match="most=0: take one photo or more"):
         swap_studio(model, people, most=0)
@@ -191,7 +182,7 @@ def test_is_anybody_looking(monkeypatch):
 def test_no_widget_is_stored(path):
     nb = json.loads(path.read_text(encoding="utf-8"))
     assert "widgets" not in nb["metadata"]
-    kinds = {k for c in nb["cells"] for o in c.get("outputs", ()) for k in o.get("data", ())}
+    kinds = {k for c in nb["cells"] for output in c.get("outputs", ()) for k in output.get("data", ())}
     assert not [k for k in kinds if "widget" in k]
 
 

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from dgnet.core import to_uint8
-from dgnet.pedestrians import PARTS, WORLDS, Appearance, Structure, cameras, concat_rows, cross, plain, sample_people, sample_shots, take_rows, vary
-from dgnet.renderer import background, palette, pavement, pixels, render
+from dgnet.body import skeleton
+from dgnet.pedestrians import WORLDS, Appearance, Structure, cameras, concat_rows, cross, plain, sample_people
+from dgnet.pedestrians import sample_shots, take_rows, vary
+from dgnet.renderer import PARTS, background, camera_axes, joint_points, palette, pavement, pixels, place, render
 from dgnet.synthetic import RENDER_VERSION, read_factors, write_domain
 
 SIZES = dict(n_train_ids=8, n_test_ids=6, n_val_ids=4, images_per_id=4, test_images_per_id=4)
@@ -40,9 +42,9 @@ def domain(request, tmp_path_factory):
 
 @pytest.mark.parametrize("world", list(WORLDS))
 def test_pixels_move_only_with_the_version(world):
-    mean = render(*shots(world, 12), 64, 32).image.mean((0, 2, 3))
-    assert torch.allclose(mean, torch.tensor(MEAN_RGB[RENDER_VERSION][world]),
-                          atol=1e-3), "raise RENDER_VERSION and note the new means: runs are trained on these pixels"
+    mean, noted = render(*shots(world, 12), 64, 32).image.mean((0, 2, 3)), torch.tensor(MEAN_RGB[RENDER_VERSION][world])
+    hint = "raise RENDER_VERSION and note the new means: runs are trained on these pixels"
+    assert torch.allclose(mean, noted, atol=1e-3), hint
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
@@ -95,12 +97,15 @@ def test_lookup_of_a_stranger_says_so(domain):
     with pytest.raises(FileNotFoundError, match="write_domain"):
         read_factors(domain[1] / "query")
 
+
+FOLDER = r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)"
 NAMES = {
-    "market": r"(bounding_box_train|bounding_box_test|query|gt_bbox|val_query|val_gallery)/(\d{4}|-1)_c[1-6]s\d_\d{6}_\d\d\.jpg",
-    "duke": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[1-8]_f\d{7}\.jpg",
-    "cuhk03": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c[12]_\d+\.png",
-    "strangers": r"(bounding_box_train|bounding_box_test|query|val_query|val_gallery)/\d{4}_c([1-9]|1\d|2[0-4])s\d_\d{6}_\d\d\.jpg",
-    "msmt17": r"(train|test|val_query|val_gallery)/(\d{4})/\2_\d{3}_(0[1-9]|1[0-5])_\d{4}(morning|noon|afternoon)_\d{4}_\d\.jpg",
+    "market": rf"({FOLDER}|gt_bbox)/(\d{{4}}|-1)_c[1-6]s\d_\d{{6}}_\d\d\.jpg",
+    "duke": rf"{FOLDER}/\d{{4}}_c[1-8]_f\d{{7}}\.jpg",
+    "cuhk03": rf"{FOLDER}/\d{{4}}_c[12]_\d+\.png",
+    "strangers": rf"{FOLDER}/\d{{4}}_c([1-9]|1\d|2[0-4])s\d_\d{{6}}_\d\d\.jpg",
+    "msmt17": (r"(train|test|val_query|val_gallery)/(\d{4})/\2_\d{3}_(0[1-9]|1[0-5])_"
+               r"\d{4}(morning|noon|afternoon)_\d{4}_\d\.jpg"),
 }
 
 
@@ -112,14 +117,13 @@ def test_layout_and_names(domain):
     for file, pid, camera in zip(known.files, known.ids, known.cameras):
         name = file.split("/")[-1]
         assert int(re.match(r"-?\d+", name)[0]) == pid
-        assert int((name.split("_")[2] if world == "msmt17" else re.search(r"_c(\d+)", name)[1])) == camera
+        assert int(name.split("_")[2] if world == "msmt17" else re.search(r"_c(\d+)", name)[1]) == camera
     folders = {f.split("/")[0] for f in known.files}
     assert {"val_query", "val_gallery"} <= folders
     if world == "market":
-        assert {"0000", "-1"} <= {f.split("/")[1].split("_")[0] for f in known.files
-                                  if f.startswith("bounding_box_test")}
-        assert {f.split("/")[1] for f in known.files if f.startswith("query/")} <= {f.split("/")[1] for f in known.files
-                                                                                    if f.startswith("gt_bbox")}
+        names = {folder: {f.split("/")[1] for f in known.files if f.startswith(f"{folder}/")} for folder in folders}
+        assert {"0000", "-1"} <= {name.split("_")[0] for name in names["bounding_box_test"]}
+        assert names["query"] <= names["gt_bbox"]
 
 
 def test_cuhk03_is_two_cameras_that_both_see_everybody(domain):
@@ -128,8 +132,8 @@ def test_cuhk03_is_two_cameras_that_both_see_everybody(domain):
         pytest.skip("the others have more cameras")
     known = read_factors(root)
     split, people = np.array(known.split), np.array(known.people)
-    assert {s: int((split == s).sum()) for s in set(split)} == {"train": 8 * 4, "query": 6 * 2, "gallery": 6 * 2,
-                                                                "val_query": 4 * 2, "val_gallery": 4 * 2}
+    counts = {"train": 8 * 4, "query": 6 * 2, "gallery": 6 * 2, "val_query": 4 * 2, "val_gallery": 4 * 2}
+    assert {s: int((split == s).sum()) for s in set(split)} == counts
     assert len(photos_of(root)) == len(known.files) == 72 and not list(root.rglob("*.jpg"))
     assert all(set(known.cameras[people == p]) == {1, 2} for p in set(people))
     assert all(Image.open(f).size == (32, 64) and Image.open(f).mode == "RGB" for f in photos_of(root))
@@ -160,11 +164,11 @@ def test_splits_are_apart_and_every_query_can_be_found(domain):
     assert not group["val_query"] & (group["query"] | group["gallery"]) and group["val_query"] == group["val_gallery"]
     for q in ("query", "val_query"):
         for k in np.flatnonzero(split == q):
-            good = (split == q.replace("query", "gallery")) & (people
-                                                               == people[k]) & (known.cameras != known.cameras[k]) & (
-                                                                   known.ids == known.ids[k])
+            same_person, same_camera = people == people[k], known.cameras == known.cameras[k]
+            gallery = split == q.replace("query", "gallery")
+            good = gallery & same_person & ~same_camera & (known.ids == known.ids[k])
             assert good.any(), known.files[k]
-            assert ((split == q) & (people == people[k]) & (known.cameras == known.cameras[k])).sum() == 1
+            assert ((split == q) & same_person & same_camera).sum() == 1
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
@@ -194,16 +198,22 @@ def test_structure_is_nearly_grey(world):
 
 def test_a_swap_keeps_the_structure():
     a, s = shots(n=6, seed=2)
-    own = render(a, s)
+    photo = render(a, s)
     for shift in (1, 2):
         swap = render(take_rows(a, (torch.arange(6) + shift) % 6), s)
-        assert torch.equal(swap.joints, own.joints)
-        steady = (own.parts == 1) | (own.parts == 6)  # hair and carried things lie where they lay
-        assert (swap.parts[steady] == own.parts[steady]).float().mean() > 0.85
-        both, either = ((own.parts > 0) & (swap.parts > 0)).sum(), ((own.parts > 0) | (swap.parts > 0)).sum()
+        assert torch.equal(swap.joints, photo.joints)
+        steady = (photo.parts == 1) | (photo.parts == 6)  # hair and carried things lie where they lay
+        assert (swap.parts[steady] == photo.parts[steady]).float().mean() > 0.85
+        both, either = ((photo.parts > 0) & (swap.parts > 0)).sum(), ((photo.parts > 0) | (swap.parts > 0)).sum()
         assert both / either > 0.75  # clothes change the silhouette moderately
     mint = vary(a, top_rgb=torch.tensor([0.4, 0.8, 0.6]), bottom_rgb=torch.tensor([0.1, 0.2, 0.6]), top_pattern=1)
-    assert torch.equal(render(mint, s).parts, own.parts)  # colour and texture do not
+    assert torch.equal(render(mint, s).parts, photo.parts)  # colour and texture do not
+
+
+def test_joints_are_known_without_a_picture():
+    a, s = shots(n=12)
+    points = joint_points(skeleton(s).points, camera_axes(s), place(s), 64, 32)
+    assert torch.allclose(points, render(a, s, 64, 32).joints, atol=1e-4)  # which are worked out eight at a time
 
 
 def test_cross_has_the_photos_on_its_diagonal():
@@ -214,21 +224,18 @@ def test_cross_has_the_photos_on_its_diagonal():
 
 def test_a_print_is_seen_from_its_side_only():
     a, s = plain(2)
-    for back, (seen, hidden) in ((0, (0, 180)), (1, (180, 0))):
-        with_ = vary(a, print_kind=3, print_back=back)
-        off = (render(with_, vary(s, view=[seen, hidden])).image - render(a,
-                                                                          vary(s, view=[seen,
-                                                                                        hidden])).image).abs().amax((1,
-                                                                                                                     2,
-                                                                                                                     3))
-        assert off[0] > 0.2 and off[1] == 0
+    for back, views in ((0, [0, 180]), (1, [180, 0])):
+        turned = vary(s, view=views)
+        printed, bare = render(vary(a, print_kind=3, print_back=back), turned).image, render(a, turned).image
+        visible, hidden = (printed - bare).abs().amax((1, 2, 3))
+        assert visible > 0.2 and hidden == 0
 
 
 def test_writing_twice_does_nothing_and_other_content_is_refused(domain, tmp_path):
     world, root = domain
     before = (root / "factors.csv").stat().st_mtime_ns
-    assert write_domain(world, base_of(world, root), **SIZES) == root and (root
-                                                                           / "factors.csv").stat().st_mtime_ns == before
+    assert write_domain(world, base_of(world, root), **SIZES) == root
+    assert (root / "factors.csv").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="seed is 0, asked 1"):
         write_domain(world, base_of(world, root), **SIZES, seed=1)
     (tmp_path / WORLDS[world].folder).mkdir(parents=True)
@@ -239,14 +246,12 @@ def test_writing_twice_does_nothing_and_other_content_is_refused(domain, tmp_pat
 
 
 def test_two_writers_at_once(tmp_path):
-    done = []
-    run = lambda: done.append(write_domain("duke", tmp_path, **SIZES))
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert len(done) == 2 and done[0] == done[1]
+    folders = []
+    def write(): folders.append(write_domain("duke", tmp_path, **SIZES))
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(folders) == 2 and folders[0] == folders[1]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [WORLDS["duke"].folder]
 
 
@@ -254,8 +259,8 @@ def test_batch_helpers():
     a, s = shots(n=4)
     assert torch.equal(concat_rows([take_rows(a, [0]), take_rows(a, [1, 2])]).top_rgb, a.top_rgb[:3])
     assert vary(s, view=90).view.tolist() == [90.0] * 4 and s.view.dtype == torch.float32
-    assert isinstance(a, Appearance) and isinstance(s,
-                                                    Structure) and not set(Appearance._fields) & set(Structure._fields)
+    assert isinstance(a, Appearance) and isinstance(s, Structure)
+    assert not set(Appearance._fields) & set(Structure._fields)
     with pytest.raises(ValueError, match="cross"):
         render(take_rows(a, [0]), s)
 

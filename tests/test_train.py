@@ -25,17 +25,16 @@ def a_teacher(cfg):
     return make_teacher(cfg, 8).train(cfg.teacher_train)
 
 
-def start(cfg, photos, seed=None):
+def start(cfg, photos):
     from dgnet.train import TrainState
-    state = TrainState(cfg, 8, photos[1])
-    return state
+    return TrainState(cfg, 8, photos[1])
 
 
-def train(cfg, photos, folder=None, **how):
+def train(cfg, photos, folder=None, **options):
     "A new process in all but name: new networks, new teacher, then `fit`."
     from dgnet.train import fit
     teacher, state = a_teacher(cfg), start(cfg, photos)
-    return fit(state, teacher, *photos, folder, **{"every": 1, **how})
+    return fit(state, teacher, *photos, folder, **{"every": 1, **options})
 
 
 def flat(value, name=""):
@@ -49,8 +48,8 @@ def flat(value, name=""):
 def same(one, two, but=(".seconds",)):
     one, two = flat(one), flat(two)
     assert one.keys() == two.keys()
-    return [k for k in one if k not in but and not (torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor)
-                                                    else one[k] == two[k])]
+    def equal(a, b): return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return [k for k in one if k not in but and not equal(one[k], two[k])]
 
 
 def log_of(folder):
@@ -80,8 +79,8 @@ def test_a_kill_between_two_checkpoints_loses_nothing_but_time(photos, tmp_path)
     train(cfg, photos, tmp_path / "killed", stop_at=6)
     (tmp_path / "killed" / "state.pt").write_bytes(checkpoint)
     again = train(cfg, photos, tmp_path / "killed")
-    assert same(whole.state_dict(), again.state_dict()) == [] and log_of(tmp_path / "whole") == log_of(tmp_path
-                                                                                                       / "killed")
+    assert same(whole.state_dict(), again.state_dict()) == []
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
 
 
 def test_a_finished_run_does_nothing_more(photos, tmp_path):
@@ -117,17 +116,17 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy(photos, tmp_path):
         train(config(), photos, tmp_path)
 
 
-def poison(monkeypatch, cfg_step, key="adv"):
+def poison(monkeypatch, it, key="adv"):
     "From the given iteration on, one loss is not a number."
     import dgnet.train as T
-    real, calls = T.image_losses, []
-    def image_losses(*args):
-        losses, seen = real(*args)
+    image_losses, calls = T.image_losses, []
+    def poisoned(*args):
+        losses, codes = image_losses(*args)
         calls.append(1)
-        if len(calls) >= cfg_step:
+        if len(calls) >= it:
             losses[key] = losses[key] * float("nan")
-        return losses, seen
-    monkeypatch.setattr(T, "image_losses", image_losses)
+        return losses, codes
+    monkeypatch.setattr(T, "image_losses", poisoned)
 
 
 @pytest.mark.parametrize("every", [1, 10])
@@ -150,11 +149,11 @@ def test_weights_that_are_no_numbers_are_not_saved(photos, tmp_path):
     cfg = config()
     train(cfg, photos, tmp_path, stop_at=2)
     state = start(cfg, photos)
-    real = state.optimisers.gen.step
-    def step(*a):
-        real(*a)
+    step = state.optimisers.gen.step
+    def ruin(*a):
+        step(*a)
         next(state.model.G.parameters()).data.fill_(float("nan"))
-    state.optimisers.gen.step = step
+    state.optimisers.gen.step = ruin
     with pytest.raises(FloatingPointError, match="iteration 3"):
         fit(state, a_teacher(cfg), *photos, tmp_path, every=10, save_every=0.0)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["it"] == 2
@@ -218,8 +217,8 @@ def test_the_teacher_is_not_changed_by_teaching(photos):
         from dgnet.train import TrainState
         return fit(TrainState(cfg, 8, photos[1], teacher.backbone), teacher, *photos).state_dict()
     first, second = run(), run()
-    assert same(before, dict(teacher.state_dict())) == [] and teacher.training and all(p.requires_grad
-                                                                                       for p in teacher.parameters())
+    assert same(before, dict(teacher.state_dict())) == [] and teacher.training
+    assert all(p.requires_grad for p in teacher.parameters())
     assert same(first, second) == []
 
 
@@ -264,23 +263,21 @@ def test_an_empty_or_torn_log_is_repaired(tmp_path):
     assert [row["it"] for row in log_of(tmp_path)] == ["1"]
 
 
-@pytest.mark.parametrize("how", ["losses", True])
+@pytest.mark.parametrize("mode", ["losses", True])
 @pytest.mark.parametrize("recipe", ["official", "paper"])
-def test_groups_of_losses_give_the_gradients_of_their_sum(photos, recipe, how):
+def test_groups_of_losses_give_the_gradients_of_their_sum(photos, recipe, mode):
     "What saves memory changes no gradient by more than the order of a sum, with all losses on."
     from dgnet.train import train_step
-    found = []
-    for checkpointing in (False, how):
+    results = []
+    for checkpointing in (False, mode):
         cfg = config(recipe=recipe, checkpointing=checkpointing, warm_up=0.0, ramp=0.0, code_ramp=0.0, drop_prim=0.0,
                      drop_fine=0.0)
         teacher, state = a_teacher(cfg), start(cfg, photos)
         state.it = cfg.n_iter - 1
         losses = train_step(state, teacher, *photos)
-        found.append((losses, {k: p.grad for k, p in state.model.named_parameters()}))
-    (one, grads), (other, groups) = found
-    assert one.keys() == other.keys() and {"prim", "fine", "code2", "id_c"} < one.keys() and all(torch.equal(v,
-                                                                                                             other[k])
-                                                                                                 for k,
-                                                                                                 v in one.items())
+        results.append((losses, {k: p.grad for k, p in state.model.named_parameters()}))
+    (one, grads), (other, groups) = results
+    assert one.keys() == other.keys() and {"prim", "fine", "code2", "id_c"} < one.keys()
+    assert all(torch.equal(v, other[k]) for k, v in one.items())
     for k, g in grads.items():
         assert (g - groups[k]).norm() <= 1e-5 * g.norm() and (recipe == "paper" or torch.equal(g, groups[k])), k

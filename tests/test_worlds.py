@@ -11,9 +11,9 @@ from layouts import SIZES, write_layouts
 
 from dgnet.check import check_dataset, data_cli
 from dgnet.datasets import holdout, load_dataset, relabel
+from dgnet.pedestrians import WORLDS
 from dgnet.photos import TripletSampler, load_images
 from dgnet.reid import Embeddings, rank_metrics
-from dgnet.pedestrians import WORLDS
 
 NAMES = ("market", "duke", "msmt17", "cuhk03", "pytorch", "folder", "csv")
 
@@ -38,15 +38,15 @@ def test_all_are_there(layouts):
 @pytest.mark.parametrize("name", NAMES)
 def test_counts(layouts, name):
     data, expected = load_dataset(None, layouts[name]), SIZES["n_train_ids"]
-    assert data.name == {"pytorch": "folder"}.get(name, name) and load_dataset(data.name,
-                                                                               layouts[name]).train.n == data.train.n
-    assert data.n_ids == expected and data.train.n == expected * SIZES["images_per_id"] and np.bincount(
-        relabel(data.train.ids)).min() == 4
+    assert data.name == {"pytorch": "folder"}.get(name, name)
+    assert load_dataset(data.name, layouts[name]).train.n == data.train.n
+    assert data.n_ids == expected and data.train.n == expected * SIZES["images_per_id"]
+    assert np.bincount(relabel(data.train.ids)).min() == 4
     if name == "folder":
         assert data.query.n == data.gallery.n == 0 and (data.train.cams == -1).all()
     else:
-        assert len(data.query.people) == SIZES["n_test_ids"] and set(data.query.people) <= set(
-            data.gallery.people) and (data.train.cams > 0).all()
+        assert len(data.query.people) == SIZES["n_test_ids"] and (data.train.cams > 0).all()
+        assert set(data.query.people) <= set(data.gallery.people)
     assert load_images(data.train, 32, 16).shape == (32, 3, 32, 16)
 
 
@@ -58,15 +58,15 @@ def test_the_same_photos_with_the_same_labels(layouts, name):
         if s is None:
             assert t is None
             continue
-        assert {p.name: (i, c) for p, i, c in zip(s.paths, s.ids, s.cams)} == {p.name: (i, c) for p, i,
-                                                                               c in zip(t.paths, t.ids, t.cams)}
+        labels, others = ({p.name: (i, c) for p, i, c in zip(x.paths, x.ids, x.cams)} for x in (s, t))
+        assert labels == others
     assert torch.equal(load_images(a.train, 32, 16), load_images(b.train, 32, 16)), "and in the same order"
 
 
 def test_folders_hold_the_training_people(layouts):
     a, b = load_dataset(None, layouts["market"]).train, load_dataset(None, layouts["folder"]).train
-    assert np.array_equal(relabel(a.ids), relabel(b.ids)) and torch.equal(load_images(a, 32, 16),
-                                                                          load_images(b, 32, 16))
+    assert np.array_equal(relabel(a.ids), relabel(b.ids))
+    assert torch.equal(load_images(a, 32, 16), load_images(b, 32, 16))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,15 +85,15 @@ def test_the_second_release_of_msmt17(layouts, tmp_path):
     for f in ("train", "test"): (root / f).rename(root / f"mask_{f}_v2")
     (root / "factors.csv").unlink()   # of the renderer: its paths are those of the first release
     a, b = load_dataset(None, layouts["msmt17"]), load_dataset("msmt17", root)
-    assert [s.ids.tolist() for s in a.splits] == [s.ids.tolist() for s in b.splits] and check_dataset(root,
-                                                                                                      own=True).fit
+    assert [s.ids.tolist() for s in a.splits] == [s.ids.tolist() for s in b.splits]
+    assert check_dataset(root, own=True).fit
 
 
 def test_labeled_boxes(layouts, tmp_path):
     for boxes in ("detected", "labeled"): shutil.copytree(layouts["cuhk03"], tmp_path / boxes)
     data = load_dataset("cuhk03-labeled", tmp_path)
-    assert (data.name, data.root) == ("cuhk03-labeled", tmp_path / "labeled") and check_dataset(tmp_path,
-                                                                                                "cuhk03-labeled").fit
+    assert (data.name, data.root) == ("cuhk03-labeled", tmp_path / "labeled")
+    assert check_dataset(tmp_path, "cuhk03-labeled").fit
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,9 +113,9 @@ def test_people_who_are_known_are_found(layouts, name):
     def known(s):
         f = torch.eye(200)[torch.from_numpy(s.ids.clip(-1))]
         return Embeddings(f, f, torch.from_numpy(s.ids), torch.from_numpy(s.cams))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         r = rank_metrics(known(q), known(g))
-    assert r.rank1 == r.mAP == r.mAP_standard == 1 and r.protocol == ("no cameras" if name == "folder"
-                                                                      else "cross-camera")
-    assert any("no camera labels" in str(w.message) for w in said) == (name == "folder")
+    assert r.rank1 == r.mAP == r.mAP_standard == 1
+    assert r.protocol == ("no cameras" if name == "folder" else "cross-camera")
+    assert any("no camera labels" in str(w.message) for w in caught) == (name == "folder")

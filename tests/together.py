@@ -1,5 +1,5 @@
 """What `test_parallel` lets one process do, by `everything`, and two, by `python together.py FOLDER` under a launcher,
-which leaves FOLDER/said.pt."""
+which leaves FOLDER/results.pt."""
 import os
 import sys
 from pathlib import Path
@@ -26,10 +26,8 @@ def begin(processes, **changes):
     from dgnet.train import TrainState
     cfg = make_config("smoke", **{**SMALL, **changes})
     torch.manual_seed(7)
-    teacher, state = make_teacher(cfg, 8).train(cfg.teacher_train), TrainState(cfg, 8, photos()[1], processes=processes)
-    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
-    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
-    # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
+    teacher = make_teacher(cfg, 8).train(cfg.teacher_train)
+    state = TrainState(cfg, 8, photos()[1], processes=processes)
     # opinions, not indifference: an untrained head says 1/8 of everybody, an untrained D nothing at all
     with torch.no_grad():
         for head in (teacher.head, state.model.E_a.head_prim, state.model.E_a.head_fine):
@@ -58,15 +56,15 @@ def everybody(processes, state):
 
 
 def numbers(processes):
-    said = {}
+    results = {}
     for merge in (False, True):
         for it in (0, 6):
             rows, grads, state = steps(processes, it, 2, merge_passes=merge)
-            said[merge, it] = {"losses": rows, "grads": grads, "weights": {k: v.clone() for k,
-                                                                           v in state.model.state_dict().items()},
-                               "norms": everybody(processes, state)}
+            weights = {k: v.clone() for k, v in state.model.state_dict().items()}
+            results[merge, it] = {"losses": rows, "grads": grads, "weights": weights,
+                                  "norms": everybody(processes, state)}
     rows, _, _ = steps(processes, 6, 1, recipe="paper")
-    return said | {"paper": rows}
+    return results | {"paper": rows}
 
 
 def refusals(processes):
@@ -79,35 +77,22 @@ def refusals(processes):
 def resumed(processes, folder):
     "In one go, and in two parts; True if no tensor differs. The folder keeps the checkpoint of the two parts."
     from dgnet.train import fit
-    def part(where, **how):
+    def part(place, **options):
         _, teacher, state = begin(processes, n_iter=4)
-        return fit(state, teacher, *photos(), where, every=1, **how)
+        return fit(state, teacher, *photos(), place, every=1, **options)
     straight = part(folder / "straight")
     part(folder / "parts", stop_at=2)
     again = part(folder / "parts")
-    return again.it == 4 and all(torch.equal(a, b) for a, b in zip(straight.model.state_dict().values(),
-                                                                   again.model.state_dict().values()))
-
-
-def features(processes):
-    import numpy as np
-    from dgnet.datasets import Split
-    from dgnet.distributed import embed_together
-    _, _, state = begin(processes)
-    found = []
-    # fewer than processes; not divisible   # fewer than processes; not divisible
-    # fewer than processes; not divisible   # fewer than processes; not divisible
-    for n in (1, 13):   # fewer than processes; not divisible   # fewer than processes; not divisible
-        split = Split([Path(f"{k}.png") for k in range(n)], np.arange(n), np.arange(n) % 3, "some")
-        found.append(embed_together(state.model.E_a, photos()[0][:n], split, processes, batch=4))
-    return [[None if v is None else v for v in e] for e in found]
+    pairs = zip(straight.model.state_dict().values(), again.model.state_dict().values())
+    return again.it == 4 and all(torch.equal(a, b) for a, b in pairs)
 
 
 def pictures(processes, folder):
     from dgnet.generate import load_generator
-    from dgnet.generated_set import generate_set, open_source
-    painter = load_generator(folder.parent / "model.safetensors")
-    return generate_set(painter, open_source(folder.parent / "world"), folder / "set", 20, processes=processes).made
+    from dgnet.generated_set import generate_set
+    from dgnet.set_plan import open_source
+    generator = load_generator(folder.parent / "model.safetensors")
+    return generate_set(generator, open_source(folder.parent / "world"), folder / "set", 20, processes=processes).made
 
 
 def abandoned(processes):
@@ -120,19 +105,20 @@ def abandoned(processes):
 
 
 def everything(folder, processes):
-    said = {"count": processes.count, "refusal": refusals(processes), "numbers": numbers(processes),
-            "resumed": resumed(processes, folder), "features": features(processes), "made": pictures(processes, folder)}
+    results = {"count": processes.count, "refusal": refusals(processes), "numbers": numbers(processes),
+               "resumed": resumed(processes, folder), "pictures": pictures(processes, folder)}
     if processes.count > 1:
         processes.batch_norm = "local"
         rows, _, state = steps(processes, 6, 1, merge_passes=True)
-        said["local"] = rows, everybody(processes, state)
-        said["abandoned"] = abandoned(processes)
-    return said
+        results["local"] = rows, everybody(processes, state)
+        results["abandoned"] = abandoned(processes)
+    return results
+
 
 if __name__ == "__main__":
     from dgnet.distributed import init_processes
     folder, processes = Path(sys.argv[1]), init_processes(timeout=60)
-    said = everything(folder, processes)
-    if processes.main: torch.save(said, folder / "said.pt")
+    results = everything(folder, processes)
+    if processes.main: torch.save(results, folder / "results.pt")
     sys.stdout.flush()
     os._exit(0)   # the group is broken on purpose

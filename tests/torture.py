@@ -13,11 +13,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-c", "import sys; from dgnet.own import train_cli; sys.exit(train_cli())"]
+COMMAND = [sys.executable, "-c", "import sys; from dgnet.train_own import train_cli; sys.exit(train_cli())"]
 # a checkpoint after every iteration
 SIZE = ["--tier", "smoke", "--save-every", "0", "--hold-out", "2", "--set", "n_iter=30", "teacher_iter=20"]
 
@@ -26,7 +27,7 @@ class End(NamedTuple):
     "How a call of the command ended."
     code: int        # negative: killed by that signal
     seconds: float
-    said: str        # on stderr
+    stderr: str
 
 
 def train(place: Path, data: Path, kill_after: float | None = None, largest_file: int | None = None) -> End:
@@ -34,12 +35,12 @@ def train(place: Path, data: Path, kill_after: float | None = None, largest_file
     env = {**os.environ, "DGNET_ROOT": str(place), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
            "DGNET_DEVICE": "cpu", "MPLBACKEND": "agg"}
     place.mkdir(parents=True, exist_ok=True)
-    limit = None if largest_file is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
-                                                                         (largest_file, largest_file))
+    def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as err:
         p = subprocess.Popen([*COMMAND, str(data), *SIZE, "--out", str(place / "out")], env=env, cwd=place,
-                             stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limit, start_new_session=True)
+                             stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limit if largest_file else None,
+                             start_new_session=True)
         try:
             p.wait(timeout=kill_after)
         except subprocess.TimeoutExpired:
@@ -58,13 +59,11 @@ def weights(place: Path) -> str:
 def stage(place: Path) -> str:
     "How far the training in a folder is."
     runs = place / "local" / "runs"
-    def there(pattern): return any(runs.glob(pattern)) if runs.is_dir() else False
-    if there("folder-smoke-[0-9a-f]*/done.json"): return "writing the results"
-    if there("folder-smoke-[0-9a-f]*/model.safetensors"): return "ending the run"
-    if there("folder-smoke-start-*/done.json"): return "after the warm-up"
-    if there("folder-smoke-teacher-*/done.json"): return "before the warm-up"
-    if there("folder-smoke-teacher-*/state.pt"): return "the teacher's lessons"
-    return "before the first checkpoint"
+    signs = {"[0-9a-f]*/done.json": "writing the results", "[0-9a-f]*/model.safetensors": "ending the run",
+             "start-*/done.json": "after the warm-up", "teacher-*/done.json": "before the warm-up",
+             "teacher-*/state.pt": "the teacher's lessons"}
+    stages = (words for pattern, words in signs.items() if any(runs.glob(f"folder-smoke-{pattern}")))
+    return next(stages, "before the first checkpoint")
 
 
 def photos(folder: Path) -> Path:
@@ -79,34 +78,34 @@ def photos(folder: Path) -> Path:
     return folder / "photos"
 
 
-def kill_and_resume(where: Path, data: Path, kills: int, seed: int, undisturbed: float, expected: str,
-                    tell=print) -> Counter:
+def kill_and_resume(folder: Path, data: Path, kills: int, seed: int, undisturbed: float, expected: str,
+                    report=print) -> Counter:
     """Kill so many times at random moments, resume each time, compare whenever a run comes to its end. Where the kills
     struck, counted."""
-    rng, struck, place, done, compared = random.Random(seed), Counter(), where / "killed", 0, 0
-    while done < kills or compared == 0 or place.exists():
-        end = train(place, data, kill_after=rng.uniform(0.3, undisturbed) if done < kills else None)
+    rng, stages, place, compared = random.Random(seed), Counter(), folder / "killed", 0
+    while stages.total() < kills or compared == 0 or place.exists():
+        n = stages.total()
+        end = train(place, data, kill_after=rng.uniform(0.3, undisturbed) if n < kills else None)
         if end.code == -signal.SIGKILL:
-            done += 1
-            struck[stage(place)] += 1
+            stages[stage(place)] += 1
             continue
-        assert end.code == 0, f"after {done} kills the command ended with {end.code}: {end.said}"
-        assert weights(place) == expected, f"after {done} kills the weights are not those of the undisturbed run"
-        left = [p for p in place.rglob("*") if p.name in ("state.pt",) and "start" not in p.parent.name]
+        assert end.code == 0, f"after {n} kills the command ended with {end.code}: {end.stderr}"
+        assert weights(place) == expected, f"after {n} kills the weights are not those of the undisturbed run"
+        left = [p for p in place.rglob("state.pt") if "start" not in p.parent.name]
         assert not left, f"left over: {left}"
         compared += 1
         shutil.rmtree(place)
-        tell(f"{done} kills, {compared} runs came to their end with the same weights")
-    return struck
+        report(f"{n} kills, {compared} runs came to their end with the same weights")
+    return stages
 
 
 def sha(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def fill_the_disk(where: Path, data: Path, undisturbed: float, expected: str) -> str:
+def fill_the_disk(folder: Path, data: Path, undisturbed: float, expected: str) -> str:
     """No file may grow beyond half a checkpoint: the command says so and leaves the checkpoint alone; with room again
-    it goes on to the same weights. What it said."""
-    place, wait = where / "full", 0.6 * undisturbed
+    it goes on to the same weights. Its message."""
+    place, wait = folder / "full", 0.6 * undisturbed
     def checkpoint():
         return next((p for p in (place / "local" / "runs").glob("folder-smoke-[0-9a-f]*/state.pt")), None)
     while checkpoint() is None:
@@ -117,12 +116,12 @@ def fill_the_disk(where: Path, data: Path, undisturbed: float, expected: str) ->
     state = checkpoint()
     before = sha(state)
     end = train(place, data, largest_file=state.stat().st_size // 2)
-    assert (end.code == 2 and "cannot be written" in end.said and state.name in end.said
-            and "Traceback" not in end.said), (end.code, end.said)
-    assert sha(state) == before and not list(
-        place.rglob("*.tmp")), "the last checkpoint is as it was, and no half file is left"
+    assert end.code == 2 and "cannot be written" in end.stderr and state.name in end.stderr, end
+    assert "Traceback" not in end.stderr, end
+    half = list(place.rglob("*.tmp"))
+    assert sha(state) == before and not half, "the last checkpoint is as it was, and no half file is left"
     assert train(place, data).code == 0 and weights(place) == expected, "with room again it ends with the same weights"
-    return end.said.strip().splitlines()[-1].replace(str(place), "…")
+    return end.stderr.strip().splitlines()[-1].replace(str(place), "…")
 
 
 def main() -> None:
@@ -130,17 +129,18 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=None, help="of the moments; default: another one each time")
     a = parser.parse_args()
-    seed, where = random.randrange(10**6) if a.seed is None else a.seed, Path(tempfile.mkdtemp())
-    began, data = time.monotonic(), photos(where)
-    first, second = train(where / "one", data), train(where / "two", data)
-    assert first.code == second.code == 0, first.said + second.said
-    expected = weights(where / "one")
-    assert weights(where / "two") == expected, "two undisturbed runs already differ"
-    print(f"undisturbed: {first.seconds:.1f} s, weights {expected[:16]}; seed of the moments {seed}", flush=True)
-    struck = kill_and_resume(where, data, a.kills, seed, second.seconds, expected, lambda line: print(line, flush=True))
-    print("a full disk:", fill_the_disk(where, data, second.seconds, expected))
-    shutil.rmtree(where)
-    print(f"{a.kills} kills: {json.dumps(dict(struck.most_common()))}; all weights identical; "
-          f"{time.monotonic() - began:.0f} s")
+    seed, folder = random.randrange(10**6) if a.seed is None else a.seed, Path(tempfile.mkdtemp())
+    began, data, report = time.monotonic(), photos(folder), partial(print, flush=True)
+    first, second = train(folder / "one", data), train(folder / "two", data)
+    assert first.code == second.code == 0, first.stderr + second.stderr
+    expected = weights(folder / "one")
+    assert weights(folder / "two") == expected, "two undisturbed runs already differ"
+    report(f"undisturbed: {first.seconds:.1f} s, weights {expected[:16]}; seed of the moments {seed}")
+    stages = kill_and_resume(folder, data, a.kills, seed, second.seconds, expected, report)
+    report("a full disk:", fill_the_disk(folder, data, second.seconds, expected))
+    shutil.rmtree(folder)
+    report(f"{a.kills} kills: {json.dumps(dict(stages.most_common()))}; all weights identical; "
+           f"{time.monotonic() - began:.0f} s")
+
 
 if __name__ == "__main__": main()
