@@ -142,8 +142,8 @@ _RENAMED = {
         "SHOWN=reproduce.WALKTHROUGH_ARTIFACTS photos=runs.load_split rank=runs.evaluate "
         "start_folder=runs.prefix_folder fill_store=runs.generate_training_set Rival=runs.GanRun "
         "get_rival=runs.get_gan unseen_swaps=samples.true_swaps Recipe=planning.NotebookPlan "
-        "choose=planning.choose_notebooks work=planning.training_cost Progress=planning.ProgressLine "
-        "obtain=reproduce.ensure_run seven_people=samples.sample_test_people swap_figure=samples.swap_grid_figure"),
+        "choose=planning.choose_notebooks work=planning.training_cost obtain=reproduce.ensure_run "
+        "seven_people=samples.sample_test_people swap_figure=samples.swap_grid_figure"),
     "speed": (
         "COLOURS=speed.PRECISION_COLOURS"),
     "synthetic": (
