@@ -140,7 +140,7 @@ def d_losses(
     decoded: Decoded,  # its swaps are detached here
     cfg: Config,    # `adv` (D4), `penalty`
 ) -> dict[str, Float[Tensor, ""]]:
-    "D's losses (Eq. 7): photos against detached swaps, and the gradient punishment on photos. Both directions summed."
+    "D's losses (Eq. 7): photos against detached swaps, and the R1 penalty on photos. Both directions summed."
     x = batch.x.detach().requires_grad_()
     real, fake = model.D(x), model.D(decoded.x_swap.detach())
     return {"d": 2 * l_adv_d(real, fake, cfg.adv), "d_penalty": 2 * cfg.penalty * r1_penalty(real, x)}

@@ -115,7 +115,7 @@ def test_half_precision_scores_are_summed_in_float32(losses):
     close(losses.l_id(logits, y), slow_id(logits.float(), y))
 
 
-def test_gradient_punishment_of_a_linear_d_is_the_square_of_its_weights():
+def test_the_r1_penalty_of_a_linear_d_is_the_square_of_its_weights():
     from dgnet.discriminator import r1_penalty
     x, w = numbers(2, 3, 4, 2).requires_grad_(), numbers(3, 4, 2, seed=1)
     scores = (x * w).sum((1, 2, 3)).view(2, 1, 1, 1)
