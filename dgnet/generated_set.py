@@ -355,7 +355,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def generate_cli(
     args: list[str] | None = None,              # default: the command line's
-    processes: SingleProcess = SINGLE_PROCESS,  # who makes a set together, see `parallel`
+    processes: SingleProcess = SINGLE_PROCESS,  # who makes a set together, see `distributed`
 ) -> int:
     "The command `dgnet_generate`."
     args = sys.argv[1:] if args is None else args

@@ -160,7 +160,7 @@ def make_gan(
 ) -> Lsgan | PoseGuided:
     "An untrained generator. Raises ValueError for a kind that there is not."
     if kind not in GAN_KINDS:
-        raise ValueError(f"no generator {kind!r} among the rivals; there are {', '.join(GAN_KINDS)}")
+        raise ValueError(f"no generator {kind!r} among the other generators; there are {', '.join(GAN_KINDS)}")
     if kind == "lsgan": return Lsgan(cfg.height, cfg.width, 2 * cfg.d_width)
     return PoseGuided(cfg.height, cfg.width, cfg.d_width)
 

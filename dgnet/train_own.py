@@ -408,7 +408,7 @@ def _train(a: argparse.Namespace, line: _TrainingLine, processes: SingleProcess)
 # %% ../nbs/56_train_own.ipynb #22fd5ce0
 def train_cli(
     args: list[str] | None = None,              # default: the command line's
-    processes: SingleProcess = SINGLE_PROCESS,  # who trains together, see `parallel`
+    processes: SingleProcess = SINGLE_PROCESS,  # who trains together, see `distributed`
 ) -> int:
     "The command `dgnet_train`."
     a, line = _parser().parse_args(args), _TrainingLine()

@@ -240,7 +240,7 @@ def test_beta_weighs_the_query_only():
 
 @pytest.mark.parametrize("recipe, side", [("official", 1.0), ("paper", 0.5)])
 def test_each_recipe_weighs_its_side(monkeypatch, recipe, side):
-    "D10: what `rank` makes of a network's features, against the concatenation that the recipe stands for."
+    "D10: what `runs.evaluate` makes of a network's features, against the concatenation that the recipe stands for."
     from dgnet import runs
     from dgnet.config import make_config
     q, g, cfg = random_set(12, 4, 2, 5), random_set(40, 4, 2, 6), make_config("paper", recipe=recipe)
