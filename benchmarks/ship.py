@@ -30,7 +30,8 @@ teacher of a run, and in `bound.safetensors` its bound.
 **What they can do.** Swap the clothes of two *rendered* people, and tell such people apart. **What they cannot \
 do.** They have never seen a photograph: of one they make little, and nobody should be searched for with them. A model \
 for photographs is trained with `dgnet_train FOLDER`.
-**Who is in them.** Nobody: all people were drawn by `dgnet.pedestrians` and `dgnet.renderer`. **Licence.** Apache-2.0, like the package.
+**Who is in them.** Nobody: all people were drawn by `dgnet.pedestrians` and `dgnet.renderer`. \
+**Licence.** Apache-2.0, like the package.
 """
 
 
