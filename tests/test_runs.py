@@ -27,14 +27,10 @@ print(json.dumps(answer))
 def runs(tmp_path_factory):
     "`dgnet.runs` with a local folder of its own."
     import dgnet.runs as R
-    was, device = R.LOCAL, os.environ.get("DGNET_DEVICE")
-    R.LOCAL, os.environ["DGNET_DEVICE"] = tmp_path_factory.mktemp("local"), "cpu"
-    yield R
-    R.LOCAL = was
-    if device is None:
-        del os.environ["DGNET_DEVICE"]
-    else:
-        os.environ["DGNET_DEVICE"] = device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGNET_DEVICE", "cpu")
+        patch.setattr(R, "LOCAL", tmp_path_factory.mktemp("local"))
+        yield R
     R._PHOTOS.clear()
     R._loaded.cache_clear()
 

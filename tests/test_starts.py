@@ -13,15 +13,11 @@ RENDERED = {"ea_init": "rendered", "g_init": "rendered"}
 def runs(tmp_path_factory):
     "`dgnet.runs` with a local folder of its own and no shipped runs."
     import dgnet.runs as R
-    was, device = (R.LOCAL, R.WEIGHTS), os.environ.get("DGNET_DEVICE")
-    R.LOCAL, R.WEIGHTS = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp("weights")
-    os.environ["DGNET_DEVICE"] = "cpu"
-    yield R
-    R.LOCAL, R.WEIGHTS = was
-    if device is None:
-        del os.environ["DGNET_DEVICE"]
-    else:
-        os.environ["DGNET_DEVICE"] = device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGNET_DEVICE", "cpu")
+        patch.setattr(R, "LOCAL", tmp_path_factory.mktemp("local"))
+        patch.setattr(R, "WEIGHTS", tmp_path_factory.mktemp("weights"))
+        yield R
     R._PHOTOS.clear()
     R._loaded.cache_clear()
 

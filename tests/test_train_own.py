@@ -28,15 +28,12 @@ def T(tmp_path_factory):
     "`dgnet.train_own` with a local folder of its own."
     import dgnet.runs as runs
     import dgnet.train_own as module
-    before, device = (module.LOCAL, runs.LOCAL), os.environ.get("DGNET_DEVICE")
-    module.LOCAL = runs.LOCAL = tmp_path_factory.mktemp("local")
-    os.environ["DGNET_DEVICE"] = "cpu"
-    yield module
-    module.LOCAL, runs.LOCAL = before
-    if device is None:
-        del os.environ["DGNET_DEVICE"]
-    else:
-        os.environ["DGNET_DEVICE"] = device
+    local = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGNET_DEVICE", "cpu")
+        patch.setattr(module, "LOCAL", local)
+        patch.setattr(runs, "LOCAL", local)
+        yield module
     runs._PHOTOS.clear()
     runs._loaded.cache_clear()
 
