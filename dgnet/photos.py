@@ -196,7 +196,7 @@ def drop_unreadable(
         raise ValueError(f"{data.root}: none of the {data.train.n} training photos can be read, e.g. "
                          f"{data.train.paths[0]}. {REMEDY}")
     whole = {field: s.take([p not in bad for p in s.paths])._replace(ignored=s.ignored)
-             for field, s in zip(data._fields[2:], data[2:]) if s is not None}
+             for field, s in zip(data._fields[2:8], data[2:8]) if s is not None}
     return ReadableData(data._replace(**whole), broken)
 
 # %% ../nbs/15_photos.ipynb #d7d23c7d
