@@ -253,7 +253,7 @@ def invalid_reason(
 # %% ../nbs/02_config.ipynb #cfSchem1
 _JSON_KINDS = {bool: "boolean", str: "string", int: "integer", float: "number"}
 
-def _limits(low: float, high: float) -> dict:
+def _limits(low: int | float, high: int | float) -> dict:
     return {name: v for name, v in (("minimum", low), ("maximum", high)) if math.isfinite(v)}
 
 def field_schema(

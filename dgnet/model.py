@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -218,7 +218,8 @@ def _read_header(file, path: Path, kind: str, schema: dict) -> dict | None:
         raise ValueError(f"{path}: its header is no JSON ({str(e)[:100]}). Copy or save it again") from None
     if isinstance(header, dict) and header.get("format") != kind: return None
     if fault := header_fault(header, schema):
-        raise ValueError(f"{path}: {fault}. Use a file written by DGNet.save, of this version")
+        version = f" (dgnet {str(header.get('version'))[:40]})" if isinstance(header, dict) else ""
+        raise ValueError(f"{path}{version}: {fault}. Use a file written by DGNet.save, or load it with that version")
     return header
 
 # %% ../nbs/26_model.ipynb #26f00001
@@ -228,7 +229,7 @@ _WHERE_SIZES = {   # field of the header → the tensor whose first side it is
     "mlp_dim": "G.styles.mlp_w.0.0.weight", "d_width": "D.nets.0.conv1.conv.weight"}
 _WHERE_COUNTS = {"n_res": "E_s.resblocks.", "d_scales": "D.nets."}   # → what the names of so many parts begin with
 
-def _parts(names: list[str], start: str) -> int:
+def _parts(names: Iterable[str], start: str) -> int:
     "How many parts there are: different words that follow `start` in the names."
     return len({name[len(start):].split(".")[0] for name in names if name.startswith(start)})
 
@@ -325,8 +326,7 @@ def load_model(
             raise ValueError(f"its header names {len(classes)} classes, and says n_ids={n_ids}")
         tensors = _read_tensors(file, header["sha256"], expect)
     except (ValueError, SafetensorError) as e:
-        by = f"DGNet.save of dgnet {header['version'][:40]}"
-        raise ValueError(f"{path}: {e}. Copy or save it again, with {by}") from None
+        raise ValueError(f"{path}: {e}. Copy or save it again") from None
     model = DGNet(cfg, n_ids, start=False)
     model.load_state_dict(tensors)
     model.classes, model.metrics = classes, header.get("metrics", {})   # older files have neither
