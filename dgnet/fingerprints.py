@@ -56,6 +56,7 @@ def _connect() -> sqlite3.Connection:
     connection.execute("create table if not exists fingerprints (key text primary key, digest text, crc integer)")
     return connection
 
+# %% ../nbs/17_fingerprints.ipynb #17f00018
 def _remembered(keys: list[str]) -> dict[str, str]:
     "Key → fingerprint, of those that the cache knows."
     known = {}
