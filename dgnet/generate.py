@@ -24,7 +24,7 @@ from torch import Tensor
 from . import __version__
 from .core import default_device, denormalise, evaluating, from_uint8, to_uint8, write_atomically
 from .model import DGNet, content_hash, shipped_models
-from .photos import read_image, to_rgb
+from .photos import open_photo, photo_fault, read_image, to_rgb
 from .terminal import may_access
 
 # %% ../nbs/51_generate.ipynb #354d7cc1
@@ -37,6 +37,8 @@ def photo_at(
     path = Path(path).expanduser()
     if path.is_dir():
         raise IsADirectoryError(f"{path}: a folder, not a photo. Name one of the photos in it")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: a pipe or a device, not a photo. Copy the photo into a file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Check the name of the photo")
     return path
@@ -48,8 +50,8 @@ def _pixels(photo: PhotoLike, height: int, width: int) -> np.ndarray:
             raise ValueError("a photo of floats with values outside [0, 1]. Give RGB in [0, 1], not normalised; or "
                              "uint8")
         photo = to_uint8(photo)
-    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else to_rgb(photo)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()) if isinstance(photo, Tensor) else photo
+    return np.asarray(to_rgb(image, (height, width)))
 
 def photo_size(
     photo: PhotoLike,  # any
@@ -57,8 +59,11 @@ def photo_size(
     "Height and width in pixels as the photo is meant to be seen; a camera's EXIF note may turn it by a quarter."
     if isinstance(photo, Tensor): return tuple(photo.shape[-2:])
     if isinstance(photo, Image.Image): return to_rgb(photo).size[::-1]
-    with Image.open(photo_at(photo)) as image:
-        return to_rgb(image).size[::-1]
+    path = photo_at(photo)
+    try:
+        with open_photo(path, None) as opened: return opened.height, opened.width
+    except Exception as e:
+        raise OSError(f"{path}: not a readable image ({photo_fault(path, e).why}). Replace or delete the file") from e
 
 # %% ../nbs/51_generate.ipynb #a77393d5
 class ImageGenerator(NamedTuple):

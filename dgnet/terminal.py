@@ -8,7 +8,6 @@ __all__ = ['printable', 'say', 'one_line', 'shell_command', 'markdown_code', 'co
 
 # %% ../nbs/01_terminal.ipynb #7e51a003
 import argparse
-import html
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .core import made_by, naming_write_errors, naming_write_errors
+from .core import naming_write_errors
 
 # %% ../nbs/01_terminal.ipynb #7e51a025
 # control characters, separators of lines, marks that turn the direction of writing, halves of characters
