@@ -6,8 +6,9 @@
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
            'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'show_images', 'set_style', 'local_file',
-           'naming_write_errors', 'write_atomically', 'made_by', 'save_figure', 'code_version', 'package_versions',
-           'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact', 'evaluating']
+           'naming_write_errors', 'write_atomically', 'made_by', 'save_figure', 'save_table', 'code_version',
+           'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact',
+           'show_artifact', 'evaluating']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -282,6 +283,15 @@ def save_figure(
     options = {"png": {"metadata": {"Software": mark}}, "pdf": {"metadata": {"Creator": mark}}}
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format=kind, **options.get(kind, {"pil_kwargs": {"comment": mark}}))
+
+# %% ../nbs/00_core.ipynb #f11e0007
+def save_table(
+    table: pd.DataFrame,
+    path: Path,       # of a CSV
+    **options,        # of `DataFrame.to_csv`
+) -> None:
+    "Write a table whole or not at all. Raises OSError naming the file."
+    with write_atomically(path) as temporary: table.to_csv(temporary, index=False, encoding="utf-8", **options)
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:

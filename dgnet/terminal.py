@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['printable', 'say', 'one_line', 'shell_command', 'markdown_code', 'counter', 'number', 'image_size', 'CommandParser',
-           'may_access', 'may_replace', 'output_file', 'locked_folder', 'Failure', 'is_out_of_memory', 'run_command']
+           'may_access', 'may_replace', 'output_file', 'locked_folder', 'Failure', 'is_out_of_memory', 'memory_words',
+           'run_command']
 
 # %% ../nbs/01_terminal.ipynb #7e51a003
 import argparse
@@ -240,6 +241,8 @@ def locked_folder(
                              "folder") from None
         say(f"{folder}: another command is at work there, waiting for it", error=True)
         lock.acquire()
+    except OSError as e:
+        with naming_write_errors(folder): raise e
     try:
         yield
     finally:
@@ -261,10 +264,13 @@ def is_out_of_memory(
     words = ("can't allocate memory", "not enough memory", "out of memory", "can't start new thread")
     return isinstance(error, (RuntimeError, OSError)) and any(w in str(error).lower() for w in words)
 
-def _memory_words(error: BaseException) -> str:
+def memory_words(
+    error: BaseException,
+    remedy: str = "End what else runs here, or ask for less at a time",
+) -> str:
+    "What is said of it: its own words where it names what did not fit, else the remedy."
     words = str(error).split("\n")[0]
-    named = isinstance(error, MemoryError) and words and not words.startswith("Unable to allocate")
-    return words if named else "not enough memory. End what else runs here, or ask for less at a time"
+    return words if "not enough memory" in words else f"not enough memory. {remedy}"
 
 _FORESEEN = (Failure((ValueError, OSError), 2),)
 
@@ -272,7 +278,7 @@ def _words_of(error: Exception, failures: tuple) -> tuple[str, int] | None:
     "What is said of an error and the exit code; None of an error that nobody foresees."
     failure = next((f for f in failures if isinstance(error, f.kinds)), None)
     if failure: return failure.words(error), failure.code
-    if is_out_of_memory(error): return _memory_words(error), 2
+    if is_out_of_memory(error): return memory_words(error), 2
     if isinstance(error, RuntimeError) and "home directory" in str(error):   # of Path.expanduser
         return "~: no such home folder. Write the whole path", 2
     failure = next((f for f in _FORESEEN if isinstance(error, f.kinds)), None)
