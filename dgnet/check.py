@@ -25,12 +25,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import show_images
+from .core import made_by, save_figure, save_table, show_images
 from .datasets import DATASETS, ReidData, Split, describe, is_photo, load_dataset, name_rule
 from .pedestrians import WORLDS
 from .photos import PhotoFacts, decode_all, read_image
 from .sources import CARDS, Card, Count, card_text, count, open_dataset, render_people
-from .terminal import counter, output_file, printable, run_command, say
+from .terminal import CommandParser, counter, output_file, printable, run_command, say
 
 # %% ../nbs/50_check.ipynb #ee62e5c3
 class Kind(NamedTuple):
@@ -354,24 +354,26 @@ def contact_sheet(
     return show_images(pictures, titles, n_cols=n_photos, scale=0.75)
 
 # %% ../nbs/50_check.ipynb #7464db7d
+_PROGRAM, _COLUMNS = "dgnet_data check", ["level", *Finding._fields, "remedy"]
+
 def _check(a: argparse.Namespace) -> int:
     path = Path(a.path).expanduser()
-    sheet = output_file(a.sheet, "--sheet", (".png", ".jpg", ".pdf"), path)
-    table = output_file(a.csv, "--csv", (".csv",), path)
+    sheet = output_file(a.sheet, "--sheet", (".png", ".jpg", ".pdf"), path, force=a.force, marks=[made_by(_PROGRAM)])
+    table = output_file(a.csv, "--csv", (".csv",), path, force=a.force, marks=[",".join(_COLUMNS)])
     replaces = bool(sheet) and sheet.exists()
     if replaces and path.is_file():   # photos of a CSV may lie anywhere
         if any(sheet.samefile(p) for s in open_dataset(path, a.name, a.pattern).splits for p in s.paths):
             raise ValueError(f"--sheet {a.sheet}: is one of the photos, which stay as they are. Write elsewhere")
     report = check_dataset(path, a.name, a.own, report=counter("photos decoded"), pattern=a.pattern)
-    if table: findings_table(report).to_csv(table, index=False)
+    if table: save_table(findings_table(report), table)
     if sheet and report.table["people"][0]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fig = contact_sheet(load_dataset(a.name, path, a.pattern))
-            fig.savefig(sheet)
+            save_figure(fig, sheet, _PROGRAM)
             plt.close(fig)
         if report.card.real:
-            print("the sheet shows photographs of people: it stays on this machine, as the photographs do")
+            say("the sheet shows photographs of people: it stays on this machine, as the photographs do")
     say(report_text(report))
     return 0 if report.fit else 1
 
@@ -389,12 +391,12 @@ def _render(a: argparse.Namespace) -> None:
         raise ValueError(f"--height {a.height} --width {a.width}: give 16 to 1024 pixels")
     folder = Path(a.folder).expanduser()
     if folder.is_file(): raise NotADirectoryError(f"{folder}: a file. Give a new folder")
-    root = render_people(folder, a.world, a.people, a.photos, a.height, a.width, a.seed)
+    root = render_people(folder, a.world, a.people, a.photos, a.height, a.width, a.seed, force=a.force)
     say(report_text(check_dataset(root)))
 
 # %% ../nbs/50_check.ipynb #d98c1428
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its "
+    parser = CommandParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its "
                                      "folder is changed.")
     commands = parser.add_subparsers(required=True, metavar="check | card | render")
     check = commands.add_parser("check", help="read all names, decode all photos, compare with what is published")
@@ -406,6 +408,7 @@ def _parser() -> argparse.ArgumentParser:
                        "counts")
     check.add_argument("--sheet", metavar="FILE.png", help="write a contact sheet: some people, some photos of each")
     check.add_argument("--csv", metavar="FILE.csv", help="write all findings as a table")
+    check.add_argument("--force", action="store_true", help="replace the files of --sheet and --csv, whatever they are")
     check.set_defaults(do=_check)
     card = commands.add_parser("card", help="what is known of a set: source, terms, counts")
     card.add_argument("name", nargs="?", help=", ".join(CARDS))
@@ -418,6 +421,8 @@ def _parser() -> argparse.ArgumentParser:
                               ("photos", 8, "of each person"), ("height", 128, "pixels"), ("width", 64, "pixels"),
                               ("seed", 1, "other people")):
         render.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
+    render.add_argument("--force", action="store_true", help="replace another rendering; what is no rendering is moved "
+                        "aside")
     render.set_defaults(do=_render)
     return parser
 

@@ -6,8 +6,9 @@
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
            'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
            'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'show_images', 'set_style', 'local_file',
-           'naming_write_errors', 'write_atomically', 'code_version', 'package_versions', 'short_hash', 'Artifact',
-           'artifact_folder', 'save_artifact', 'find_artifact', 'show_artifact', 'evaluating']
+           'naming_write_errors', 'write_atomically', 'made_by', 'save_figure', 'save_table', 'code_version',
+           'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact',
+           'show_artifact', 'evaluating']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -18,6 +19,7 @@ import platform
 import random
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +27,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+
+# %% ../nbs/00_core.ipynb #f11e0001
+def _require_backend() -> None:
+    "Matplotlib refuses to be imported where MPLBACKEND names no backend that it knows: then it chooses one itself."
+    try:
+        import matplotlib   # noqa: F401
+    except ValueError:
+        warnings.warn(f"MPLBACKEND={os.environ.pop('MPLBACKEND', '')}: no such backend of Matplotlib. Unset it; until "
+                      "then Matplotlib chooses one itself")
+
+_require_backend()
+
+# %% ../nbs/00_core.ipynb #f11e0002
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,11 +51,19 @@ from torch import Tensor, nn
 from . import __version__
 
 # %% ../nbs/00_core.ipynb #bd0b2461
+def _folder_here() -> Path:
+    "The working directory, also where somebody has deleted it."
+    try:
+        return Path.cwd().resolve()
+    except OSError:
+        return Path(os.environ.get("PWD") or os.sep)
+
 def find_root() -> Path:
     "The project's folder: `DGNET_ROOT`, else the clone this module sits in, else the working directory."
-    if os.environ.get("DGNET_ROOT"): return Path(os.environ["DGNET_ROOT"]).expanduser().resolve()
-    clone = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path.cwd().resolve().parent
-    return clone if (clone / "settings.ini").exists() else Path.cwd().resolve()
+    wanted = os.environ.get("DGNET_ROOT")
+    if wanted: return Path(os.path.expanduser(wanted)).resolve()   # this one leaves a home that is not there as it is
+    clone = Path(__file__).resolve().parent.parent if "__file__" in globals() else _folder_here().parent
+    return clone if (clone / "settings.ini").exists() else _folder_here()
 
 ROOT = find_root()
 FIGURES = ROOT / "figures"   # committed artefacts: <tier>/<label>.png, .pdf, .csv, .md, .tex, .json
@@ -59,9 +82,16 @@ def seed_everything(
 
 # %% ../nbs/00_core.ipynb #4ed0de03
 def default_device() -> torch.device:
-    "The GPU when there is one, else the CPU; `DGNET_DEVICE` overrules."
-    if os.environ.get("DGNET_DEVICE"): return torch.device(os.environ["DGNET_DEVICE"])
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU when there is one, else the CPU; `DGNET_DEVICE` overrules. Raises ValueError for a device that is not
+    there."""
+    wanted = os.environ.get("DGNET_DEVICE")
+    if not wanted: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        kind = torch.empty(0, device=wanted).device.type
+    except (RuntimeError, AssertionError, NotImplementedError):
+        kind = "meta"   # torch's device that holds no numbers
+    if kind != "meta": return torch.device(wanted)
+    raise ValueError(f"DGNET_DEVICE={wanted}: no such device here. Set it to cpu, or unset it")
 
 def fast_bfloat16(
     device: torch.device,  # where the network will run
@@ -225,8 +255,9 @@ def write_atomically(
     *also: type[Exception],   # errors of a library that mean the same, see `naming_write_errors`
 ) -> Iterator[Path]:
     """A place beside `path` to write to: renamed to it when the block ends, removed when it fails, so that a reader
-    sees the old file or the new one. Raises OSError naming the file and the remedy."""
+    sees the old file or the new one; a link stays a link. Raises OSError naming the file and the remedy."""
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with naming_write_errors(path, *also):
@@ -234,6 +265,33 @@ def write_atomically(
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #f11e0005
+def made_by(
+    program: str,  # a command, e.g. dgnet_rank
+) -> str:
+    "The mark of a command, as it stands in the files that it makes."
+    return f"made by {program}"
+
+def save_figure(
+    figure: matplotlib.figure.Figure,
+    path: Path,    # ends in .png, .jpg or .pdf
+    program: str,  # the command that makes it
+) -> None:
+    "Write a figure whole or not at all, with the command's mark inside. Raises OSError naming the file."
+    kind, mark = path.suffix.lower().removeprefix("."), made_by(program)
+    options = {"png": {"metadata": {"Software": mark}}, "pdf": {"metadata": {"Creator": mark}}}
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, format=kind, **options.get(kind, {"pil_kwargs": {"comment": mark}}))
+
+# %% ../nbs/00_core.ipynb #f11e0007
+def save_table(
+    table: pd.DataFrame,
+    path: Path,       # of a CSV
+    **options,        # of `DataFrame.to_csv`
+) -> None:
+    "Write a table whole or not at all. Raises OSError naming the file."
+    with write_atomically(path) as temporary: table.to_csv(temporary, index=False, encoding="utf-8", **options)
 
 # %% ../nbs/00_core.ipynb #c61a7138
 def code_version() -> str:
@@ -311,6 +369,16 @@ def _make_smaller(path: Path, limit: int = 500_000) -> None:
         smaller = (round(picture.width * share), round(picture.height * share))
         picture.resize(smaller, Image.Resampling.LANCZOS).save(path, optimize=True)
 
+def _require_artifact(path: Path) -> None:
+    "Raise FileExistsError for a JSON that is there and that `save_artifact` did not write."
+    if not path.exists() or os.environ.get("DGNET_FORCE") == "1": return
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        facts = None
+    if isinstance(facts, dict) and {"label", "provenance"} <= facts.keys(): return
+    raise FileExistsError(f"{path}: is there already, and is no artefact of this project. Move it away, or say --force")
+
 def _write_figure(stem: Path, figure: matplotlib.figure.Figure) -> list:
     picture, drawing = stem.with_suffix(".png"), stem.with_suffix(".pdf")
     figure.savefig(picture, metadata={"Software": None})
@@ -335,6 +403,7 @@ def save_artifact(
         return Artifact(label, None, (), "not stored: smoke and test runs leave figures/ alone")
     folder.mkdir(parents=True, exist_ok=True)
     stem, files = folder / label, []
+    _require_artifact(stem.with_suffix(".json"))
     if figure is not None: files.extend(_write_figure(stem, figure))
     if table is not None: files.extend(_write_table(stem, table, floats))
     origin = {"code_version": code_version(), "packages": package_versions(), "date": time.strftime("%Y-%m-%d")}

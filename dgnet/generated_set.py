@@ -10,12 +10,12 @@ import argparse
 import json
 import os
 import re
-import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,20 +23,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .core import write_atomically
+from .core import naming_write_errors, write_atomically
 from .datasets import IMAGE_SUFFIXES, is_photo, list_photos
 from .distributed import SINGLE_PROCESS, SingleProcess
-from .generate import ImageGenerator, image_sheet, load_generator, photo_at, photo_size, provenance_comment
+from .generate import MARK, ImageGenerator, image_sheet, load_generator, photo_at, photo_size, provenance_comment
 from .generate import save_image, swap_pairs, to_pil
 from .model import default_model, default_note, pretrained_file
 from .pedestrians import WORLDS
 from .photos import read_image
 from .set_plan import ENDINGS, SetPlan, Source, manifest_text, open_source, plan_set, set_card
 from .sources import render_people
-from .terminal import Failure, counter, image_size, may_access, number, output_file, run_command, say
+from .terminal import CommandParser, Failure, counter, image_size, locked_folder, may_access, may_replace, number
+from .terminal import one_line, output_file, run_command, say, shell_command
 
 # %% ../nbs/53_generated_set.ipynb #f49227d2
 def _row_reader(source: Source, height: int, width: int) -> Callable[[int], Tensor]:
@@ -75,40 +75,42 @@ def _make_missing(generator: ImageGenerator, source: Source, plan: SetPlan, out:
 # a file that was being written, also by an older version
 _HALF = re.compile(r"\.?.+\.(png|jpg|json|csv|md)(\.\d+)?\.tmp")
 
-def _claim(out: Path, facts: dict) -> bool:
-    "Whether the set was begun in this folder; raises when it holds something else than the beginning of this very set."
+def _claim(out: Path, facts: dict, force: bool = False) -> bool:
+    """Whether the set was begun in this folder; raises when it holds something else than the beginning of this very
+    set, unless that may be replaced."""
     file = out / "generated.json"
     if not file.exists():
         others = [p.name for p in out.iterdir() if p.name != ".lock" and not _HALF.fullmatch(p.name)]
-        if others:
-            raise ValueError(f"--out {out}: holds other things ({others[0]}). Give a new folder, or an empty one")
+        if others and not force:
+            raise ValueError(f"--out {out}: holds other things ({others[0]}). Give a new folder, or an empty one; or "
+                             "say --force, and they stay beside the set")
         return False
     try:
-        begun = json.loads(file.read_text(encoding="utf-8"))["same"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file}: cannot be read, so this set cannot go on. Give a new folder") from None
+        begun = dict(json.loads(file.read_text(encoding="utf-8"))["same"])
+    except (OSError, ValueError, KeyError, TypeError):
+        begun = None
+    if begun is not None and all(begun.get(k) == v for k, v in facts.items()): return True
+    if force: return False
+    if begun is None:
+        raise ValueError(f"{file}: was not written by this command, or cannot be read, so this set cannot go on. Give "
+                         "a new folder, or say --force")
     differences = [f"{k} {begun.get(k)}, now {v}" for k, v in facts.items() if begun.get(k) != v]
-    if differences:
-        raise ValueError(f"--out {out}: holds another set ({'; '.join(differences)}). Give a new folder, or the "
-                         "command that began this one")
-    return True
+    raise ValueError(f"--out {out}: holds another set ({'; '.join(differences)}). Give a new folder, or the "
+                     "command that began this one; or say --force to replace it")
 
-def _write_facts(out: Path, generator: ImageGenerator, source: Source, plan: SetPlan, command: str,
-                 finished: bool) -> None:
-    cfg, split = generator.model.cfg, source.split
-    facts = {"same": plan.about, "pictures": len(plan.files), "people": len({f.split("/")[0] for f in plan.files}),
-             "photos": split.n, "photos of people": len(split.people), "people numbered by": source.people,
-             "layout": source.layout, "source": source.root.resolve().name, "left out": list(source.left_out),
-             "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command,
-             "finished": finished}
-    with write_atomically(out / "generated.json") as temporary:
-        temporary.write_bytes((json.dumps(facts, indent=1) + "\n").encode())
+def _clear(out: Path) -> None:
+    "Remove the pictures of another set, each of which says that it is one."
+    for p in out.rglob("*"):
+        if p.suffix in ENDINGS.values() and may_replace(p, MARK): p.unlink()
 
 # %% ../nbs/53_generated_set.ipynb #4494030b
-def _begin(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, command: str, lock: FileLock) -> None:
-    out.mkdir(exist_ok=True)
-    lock.acquire()
-    if not _claim(out, plan.about): _write_facts(out, generator, source, plan, command, False)
+def _begin(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, command: str, force: bool,
+           held: ExitStack) -> None:
+    with naming_write_errors(out): out.mkdir(exist_ok=True)
+    held.enter_context(locked_folder(out, "--out"))
+    if not _claim(out, plan.about, force):
+        if force: _clear(out)
+        _write_facts(out, generator, source, plan, command, False)
     for p in out.rglob("*.tmp"):
         if _HALF.fullmatch(p.name): p.unlink(missing_ok=True)
 
@@ -118,7 +120,6 @@ def _end(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, co
     with write_atomically(out / "README.md") as temporary:
         temporary.write_bytes(set_card(generator, source, plan, command).encode("utf-8", "replace"))
     _write_facts(out, generator, source, plan, command, True)
-    (out / ".lock").unlink(missing_ok=True)
 
 def _require_folder(out: Path, inputs: list) -> None:
     """Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or
@@ -153,22 +154,18 @@ def generate_set(
     command: str = "dgnet.generated_set.generate_set",  # for the data card
     report: Callable[[int, int], None] | None = None,  # told how many pictures there are, of how many
     processes: SingleProcess = SINGLE_PROCESS,    # who makes it together, see `init_processes` of `distributed`
+    force: bool = False,         # also where something else lies: another set is replaced, the rest stays beside it
 ) -> SetReport:
     """Make a dataset of generated pictures, or what is missing of it. Raises OSError or ValueError, and changes
     nothing, when `out` holds anything else or another process is at work there."""
     began, out = time.monotonic(), Path(out).expanduser()
     plan = plan_set(generator, source, pairs, seed, images, size)
     _require_folder(out, [source.root] if source.layout != "csv" else [])
-    if out.is_dir(): _claim(out, plan.about)   # before anything is touched
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        processes.on_main(lambda: _begin(generator, source, plan, out, command, lock))
+    if out.is_dir(): _claim(out, plan.about, force)   # before anything is touched
+    with ExitStack() as held:
+        processes.on_main(lambda: _begin(generator, source, plan, out, command, force, held))
         n_made = _make_missing(generator, source, plan, out, report, processes)
         processes.on_main(lambda: _end(generator, source, plan, out, command))
-    except Timeout:
-        raise ValueError(f"--out {out}: another process is making this set. Wait for it, or stop it") from None
-    finally:
-        lock.release()
     return SetReport(out, len(plan.files), n_made, time.monotonic() - began)
 
 # %% ../nbs/53_generated_set.ipynb #5542fcd2
@@ -191,13 +188,13 @@ def _photo_files(names: list, option: str) -> list[Path]:
 
 def _model_file(a: argparse.Namespace) -> Path:
     if "model" not in a:
-        print(default_note(), file=sys.stderr)
+        say(default_note(), error=True)
         return default_model()
     path = Path(a.model).expanduser()
     return path if path.exists() else pretrained_file(a.model)
 
 def _picture_file(a: argparse.Namespace, endings: tuple, inputs: list) -> Path:
-    return output_file(a.out, "--out", endings, inputs=inputs, replace=a.force,
+    return output_file(a.out, "--out", endings, inputs=inputs, force=a.force, marks=[MARK],
                        refusal="is one of the photos or the model, which stay as they are")
 
 def _picture_size(a: argparse.Namespace, structure: Path | None = None) -> tuple[int, int] | None:
@@ -248,9 +245,9 @@ def _interpolate(a: argparse.Namespace) -> None:
 def _portable_command(a: argparse.Namespace, folder: str, model: str) -> str:
     "The command without the paths of this machine."
     size = "x".join(map(str, a.size)) if isinstance(a.size, tuple) else a.size or "model"
-    words = ["dgnet_generate", "set", folder, "--model", model, "--pairs", str(a.pairs or "all"), "--seed", str(a.seed),
-             "--format", a.format, "--size", size, "--out", Path(a.out).name]
-    return shlex.join(words + ["--skip-broken"] * a.skip_broken + (["--pattern", a.pattern] if a.pattern else []))
+    words = ["dgnet_generate", "set", Path(folder), "--model", model, "--pairs", str(a.pairs or "all"), "--seed",
+             str(a.seed), "--format", a.format, "--size", size, "--out", Path(a.out).name]
+    return shell_command(*words, *["--skip-broken"] * a.skip_broken, *(["--pattern", a.pattern] if a.pattern else []))
 
 def _set(a: argparse.Namespace) -> None:
     model, out, folder = _model_file(a), Path(a.out).expanduser(), Path(a.folder).expanduser()
@@ -264,10 +261,11 @@ def _set(a: argparse.Namespace) -> None:
     if left_out:
         notes.append(f"{len(left_out)} photos cannot be read and are left out: "
                      f"{', '.join(left_out[:3])}{', …' * (len(left_out) > 3)}")
-    for note in notes: print(f"note: {note}", file=sys.stderr)
+    for note in notes: say(one_line(f"note: {note}"), error=True)
     report = counter("pictures") if a.processes.main else None
     command = _portable_command(a, folder.resolve().name, model.name)
-    result = generate_set(generator, source, out, a.pairs, a.seed, a.format, a.size, command, report, a.processes)
+    result = generate_set(generator, source, out, a.pairs, a.seed, a.format, a.size, command, report, a.processes,
+                          a.force)
     speed = "all there already, nothing was made"
     if result.made:
         speed = (f"{result.made:,} made now in {result.seconds:.1f} s, {result.made / result.seconds:.1f} per second "
@@ -277,8 +275,9 @@ def _set(a: argparse.Namespace) -> None:
 
 def _photos(a: argparse.Namespace) -> None:
     out = Path(a.out).expanduser()
-    if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"--out {a.out}: holds something already. Give a new folder, or an empty one")
+    if out.is_dir() and any(out.iterdir()) and not a.force:
+        raise FileExistsError(f"--out {a.out}: holds something already. Give a new folder, or an empty one; or say "
+                              "--force, and it stays beside the photos")
     _require_folder(out, [])
     photos = list_photos(render_people(out, a.world, a.people, 2, 128, 64, a.seed, flat=True)).photos
     say(f"{out}: {len(photos)} rendered photos of {a.people} people who do not exist, e.g. {photos[0].name} and "
@@ -326,6 +325,7 @@ def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
     whole.add_argument("--size", type=_SIZE, metavar="HxW", help="as in swap")
     whole.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
     whole.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
+    whole.add_argument("--force", action="store_true", help="replace another set in --out; other files stay beside it")
     whole.set_defaults(do=_set)
     photos = commands.add_parser("photos", parents=[shared], help="rendered people to try it with; needs no model")
     photos.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or an empty one")
@@ -334,19 +334,20 @@ def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
                         help="two photos of each (default: 6)")
     photos.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=1, metavar="N",
                         help="other people (default: 1; the trained runs know those of 0)")
+    photos.add_argument("--force", action="store_true", help="also where --out holds something, which stays")
     photos.set_defaults(do=_photos)
 
 # %% ../nbs/53_generated_set.ipynb #18aa497f
 def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = CommandParser(add_help=False)
     shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS,
                         help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub "
                         "(default: the best that comes with the package; rendered people)")
-    one = argparse.ArgumentParser(add_help=False, parents=[shared])
-    one.add_argument("--force", action="store_true", help="replace --out if it is there")
+    one = CommandParser(add_help=False, parents=[shared])
+    one.add_argument("--force", action="store_true", help="replace --out, whatever it is")
     one.add_argument("--size", type=_SIZE, metavar="HxW", help="height x width of a picture in pixels; model "
                      "(default); photo: the structure photo's. Resized by the bicubic filter")
-    parser = argparse.ArgumentParser("dgnet_generate", parents=[shared], description="Pictures from photos by a "
+    parser = CommandParser("dgnet_generate", parents=[shared], description="Pictures from photos by a "
                                      "trained DG-Net: the appearance of one on the structure of another.")
     commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
     _add_picture_commands(commands, one)

@@ -8,6 +8,7 @@ __all__ = ['THREE', 'CONTROL', 'OFFLINE', 'BOUND', 'SLOW', 'ABLATIONS', 'OTHER_G
            'plan_one', 'plan_runs', 'loss_words', 'ProgressLine', 'JobsLine']
 
 # %% ../nbs/43_planning.ipynb #5c1ce261
+import os
 import sys
 import time
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from .bound import bound_iterations
 from .config import Config, make_config, run_key, strangers_config, strangers_key
 from .loop import Progress
 from .runs import find_folder, get_data, prefix_folder, read_done, teacher_folder, with_source
+from .terminal import printable
 
 # %% ../nbs/43_planning.ipynb #40c6eb0f
 class NotebookPlan(NamedTuple):
@@ -187,7 +189,8 @@ def loss_words(
 class ProgressLine:
     "One line on the terminal: which runs, how far, their losses, and how long all of it will still take."
     def __init__(self, jobs: list[Job], workers: int = 1, stream=None):   # None: standard error
-        self.jobs, self.workers, self.stream = jobs, workers, stream or sys.stderr
+        self.jobs, self.workers = jobs, workers
+        self.stream = stream or sys.stderr or open(os.devnull, "w")   # without a terminal nothing is shown
         self.spent, self.active, self.done, self.first, self.last = [0.0] * len(jobs), {}, 0, None, 0.0
 
     def left(self, now: float) -> float | None:
@@ -216,7 +219,7 @@ class ProgressLine:
     def say(self, line: str) -> None:
         "Show a line; on a terminal it replaces the one before."
         terminal = self.stream.isatty()
-        text = f"\r\033[K{line}" if terminal else line
+        text = f"\r\033[K{printable(line)}" if terminal else printable(line)
         print(text, end="" if terminal else "\n", file=self.stream, flush=True)
 
 # %% ../nbs/43_planning.ipynb #b4200005

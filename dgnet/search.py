@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .core import LOCAL, default_device, short_hash, write_atomically
+from .core import LOCAL, default_device, made_by, save_figure, save_table, short_hash, write_atomically
 from .datasets import DATASETS, Label, Split, make_split, parse_name
 from .evidence import CAPTIONS, MAPS, average_photos, map_pictures
 from .model import DGNet, content_hash, default_model, default_note, load_model, pretrained_file
@@ -35,7 +35,7 @@ from .photos import read_image
 from .reid import Embeddings, RankedList, average_precision, camera_rule, embed, match_ranks, ranked_list
 from .reid import show_ranked_list, similarity
 from .sources import open_photos
-from .terminal import counter, may_access, output_file, printable, run_command, say
+from .terminal import CommandParser, counter, may_access, one_line, output_file, printable, run_command, say
 
 # %% ../nbs/55_search.ipynb #e0321347
 _NAMED = ("market", "duke", "cuhk03", "names")   # layouts in which a file name says who it is
@@ -386,7 +386,7 @@ _PROTOCOLS = {"cross-camera": "the same person at the query's own camera is left
 def answer_text(a: Answer) -> str:
     "One query in words: whom it shows, the rank of the first true match, AP; or why there are no numbers."
     whom = _whom(a.query, ", camera not known") + (f" ({a.query.said})" if a.query.id is not None else "")
-    head, left = f"{a.query.path.name}: {whom}", f"; junk left out: {a.junk}" if a.junk else ""
+    head, left = f"{printable(a.query.path.name)}: {whom}", f"; junk left out: {a.junk}" if a.junk else ""
     if a.note: return f"{head}: {a.note}{left}"
     return (f"{head}: first true match at rank {a.first}, AP {a.ap:.3f} ({a.ap_standard:.3f} by the standard rule); "
             f"true matches: {a.matches}{left}")
@@ -397,7 +397,7 @@ def search_text(result: Search) -> str:
     people = f" of {len(g.split.people):,} people" if g.labelled else ""
     lines = [f"{g.split.n:,} gallery photos{people}; {_PROTOCOLS[result.protocol]}", *g.notes]
     if broken:
-        names = ", ".join(p.name for p in broken[:3]) + (" …" if len(broken) > 3 else "")
+        names = ", ".join(printable(p.name) for p in broken[:3]) + (" …" if len(broken) > 3 else "")
         lines.append(f"{len(broken)} photos that cannot be read are left out: {names}")
     if g.cameras and any(a.query.id is not None and a.query.cam < 0 for a in result.answers):
         lines.append("a query's camera is not known: all photos of the person count for it; --cam NUMBER tells")
@@ -422,13 +422,14 @@ def search_table(result: Search) -> list[dict]:
     return rows
 
 # %% ../nbs/55_search.ipynb #f76e71cf
+_MARK, _HEADER = made_by("dgnet_rank"), "query,person,camera,rank,file,score,gallery person,gallery camera,match"
 WIDEST, TALLEST = 50, 30   # photos in a row, and rows, that a strip can show
 
 def _output_files(a: argparse.Namespace) -> tuple[Path | None, Path | None]:
     "Where strip and table go, if that is possible."
     gallery, inputs = Path(a.gallery), [a.model, *a.queries]
-    strip = output_file(a.out, "--out", (".png", ".jpg", ".pdf"), gallery, inputs)
-    table = output_file(a.csv, "--csv", (".csv",), gallery, inputs)
+    strip = output_file(a.out, "--out", (".png", ".jpg", ".pdf"), gallery, inputs, force=a.force, marks=[_MARK])
+    table = output_file(a.csv, "--csv", (".csv",), gallery, inputs, force=a.force, marks=[_HEADER])
     if a.maps and a.maps not in MAPS:
         raise ValueError(f"--maps {a.maps}: there are {' and '.join(MAPS)}")
     if a.maps and not strip:
@@ -438,7 +439,6 @@ def _output_files(a: argparse.Namespace) -> tuple[Path | None, Path | None]:
     if strip and len(a.queries) > TALLEST:
         raise ValueError(f"{len(a.queries)} queries: a strip shows {TALLEST} at most. Take fewer, or --csv without "
                          "--out")
-    if a.top < 1: raise ValueError(f"--top {a.top}: a list has at least one photo")
     return strip, table
 
 def _load_model(file: Path) -> DGNet:
@@ -454,7 +454,7 @@ def _load_model(file: Path) -> DGNet:
 def _rank(a: argparse.Namespace) -> None:
     if a.model is None:
         a.model = default_model()
-        print(default_note(), file=sys.stderr)
+        say(default_note(), error=True)
     elif not Path(a.model).expanduser().exists():
         a.model = pretrained_file(a.model)
     strip, table = _output_files(a)
@@ -468,15 +468,15 @@ def _rank(a: argparse.Namespace) -> None:
         if target.resolve() in photos:
             raise ValueError(f"{target}: is one of the gallery's photos, which stay as they are. Write elsewhere")
     result = search(model, gallery, a.queries, a.top, a.id, a.cam, a.skip_broken, CACHE, counter("gallery photos read"))
-    if table: pd.DataFrame(search_table(result)).to_csv(table, index=False, lineterminator="\r\n")
+    if table: save_table(pd.DataFrame(search_table(result), columns=_HEADER.split(",")), table, lineterminator="\r\n")
     if strip:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")   # names in letters that the font lacks
             fig = show_search(result, a.maps)
-            fig.savefig(strip)
+            save_figure(fig, strip, "dgnet_rank")
             plt.close(fig)
         if not (gallery.root / "factors.csv").is_file():
-            print("the strip shows photographs of people: it stays on this machine, as the photographs do")
+            say("the strip shows photographs of people: it stays on this machine, as the photographs do")
     say(search_text(result))
 
 def _named_maps(args: list) -> list:
@@ -489,7 +489,7 @@ def _named_maps(args: list) -> list:
 
 # %% ../nbs/55_search.ipynb #6bfa3480
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in "
+    parser = CommandParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in "
                                      "the folder is changed.", allow_abbrev=False)
     parser.add_argument("queries", nargs="+", metavar="QUERY", help="photos of whom to look for")
     parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a "
@@ -507,6 +507,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cam", type=int, metavar="NUMBER", help="the queries' camera, likewise")
     parser.add_argument("--skip-broken", action="store_true", help="leave out gallery photos that cannot be read, and "
                         "count them")
+    parser.add_argument("--force", action="store_true", help="replace the files of --out and --csv, whatever they are")
     return parser
 
 def rank_cli(
@@ -515,5 +516,5 @@ def rank_cli(
     "The command `dgnet_rank`."
     a = _parser().parse_intermixed_args(_named_maps(sys.argv[1:] if args is None else args))
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"dgnet_rank: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: say(one_line(f"dgnet_rank: {message}"), error=True)
         return run_command("dgnet_rank", partial(_rank, a))

@@ -26,6 +26,7 @@ from .generate import ImageGenerator
 from .photos import decode_all
 from .quality import Pairs
 from .sources import CARDS, Card, open_dataset, open_photos
+from .terminal import markdown_code
 
 # %% ../nbs/52_set_plan.ipynb #a7ad6cd4
 class Source(NamedTuple):
@@ -174,13 +175,13 @@ CVPR 2019).
 
 | | |
 |---|---|
-| of which photos | {title}: {photos:,} training photos, read from `{source}` (layout {layout}; people numbered by \
+| of which photos | {title}: {photos:,} training photos, read from {source} (layout {layout}; people numbered by \
 {by}); SHA-256 of names and bytes {sha} |
 | their source | {origin} |
 | by which model | SHA-256 of its weights {model}; trained on {trained} |
 | pairs | {pairs}, seed {seed} |
 | pictures | {images}, {size}, drawn in batches of {batch} on {device} |
-| by | dgnet {dgnet}: `{command}` |
+| by | dgnet {dgnet}: {command} |
 
 ## What is where
 
@@ -231,15 +232,16 @@ def set_card(
     if facts["pairs"] != "all":
         pairs = (f"{facts['pairs']:,} ordered pairs of photos of different people, every photo's appearance equally "
                  "often")
-    trained = f"{cfg.dataset} ({cfg.source})"
+    trained = markdown_code(f"{cfg.dataset} ({cfg.source})")
     if "iterations" in metadata:
         trained += f", {metadata['iterations']:,} iterations"
     return (_CARD_FACTS + _CARD_TERMS).format(
         n=len(plan.files), people=len({f.split("/")[0] for f in plan.files}), title=card.title,
-        photos=source.split.n, source=source.root.resolve().name, layout=source.layout, by=source.people,
+        photos=source.split.n, source=markdown_code(source.root.resolve().name), layout=source.layout, by=source.people,
         sha=source.sha256, origin=card.source, model=facts["model"], trained=trained, pairs=pairs, seed=facts["seed"],
         images=facts["images"].upper(), size=size, batch=facts["batch"], device=facts["device"], dgnet=facts["dgnet"],
-        command=command, terms=card.terms, status=card.status, use=card.use, real=_REAL if card.real else _RENDERED)
+        command=markdown_code(command), terms=card.terms, status=card.status, use=card.use,
+        real=_REAL if card.real else _RENDERED)
 
 def manifest_text(
     source: Source,

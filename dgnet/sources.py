@@ -145,15 +145,17 @@ def render_people(
     width: int,     # pixels
     seed: int,      # other people
     flat: bool = False,  # training photos alone, side by side; else a dataset, a quarter as many people to test on
+    force: bool = False,  # also where something else lies
 ) -> Path:
     "Rendered people to try everything with; their folder. Raises ValueError when it holds something else."
     size = {"height": height, "width": width, "seed": seed}
     if not flat:
         test = max(2, people // 4)
         try:
-            return write_domain(world, folder, people, test, test, photos, photos, **size)
+            return write_domain(world, folder, people, test, test, photos, photos, **size, force=force)
         except FileExistsError as e:
-            raise ValueError(f"{folder}: holds something else already ({e}). Give a new folder") from None
+            raise ValueError(f"{folder}: holds something else already ({e}). Give a new folder, or say "
+                             "--force") from None
     with tempfile.TemporaryDirectory() as scratch:
         root = write_domain(world, scratch, people, n_test_ids=2, n_val_ids=0, images_per_id=photos, **size)
         folder.mkdir(exist_ok=True)

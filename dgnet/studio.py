@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .core import denormalise, evaluating, from_uint8, to_uint8
 from .model import DGNet
-from .photos import read_image, to_rgb
+from .photos import open_photo, read_image
 from .search import open_gallery
 
 # %% ../nbs/57_studio.ipynb #6706922f
@@ -192,8 +192,8 @@ def read_upload(
 ) -> UInt8[Tensor, "3 h w"]:
     "An uploaded photo, turned as its camera was held. Raises OSError when it is none."
     try:
-        with Image.open(io.BytesIO(bytes(content))) as im:
-            pixels = np.array(to_rgb(im).resize((width, height), Image.Resampling.BICUBIC))
+        with open_photo(bytes(content), max(height, width)) as photo:
+            pixels = np.array(photo.rgb((height, width)))
     except Exception as e:   # a damaged file can make a decoder raise anything
         raise OSError(f"{name}: not a readable image ({type(e).__name__}). Upload a JPEG or PNG") from e
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from filelock import FileLock
 
-from .core import short_hash, to_uint8
+from .core import naming_write_errors, short_hash, to_uint8
 from .pedestrians import WORLDS, Appearance, Structure, World, concat_rows, rows_to_device, sample_people
 from .pedestrians import sample_shots, take_rows, vary
 from .renderer import render
@@ -225,23 +225,31 @@ def _write_lists(root, photos):
         (root / f"list_{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 # %% ../nbs/13_synthetic.ipynb #d882d4c7
-def _is_complete(final, settings):
-    "Whether the folder holds exactly this domain; raises when it holds something else."
-    if not final.exists(): return False
+def _is_marker(stored) -> bool:
+    "Whether what stands in a folder's synthetic.json is what `write_domain` writes there."
+    return isinstance(stored, dict) and stored.get("world") in WORLDS and isinstance(stored.get("hash"), str)
+
+def _is_complete(final, settings, force=False):
+    "Whether the folder holds exactly this domain; raises when it holds something else, unless that may be replaced."
+    if not final.exists() or final.is_dir() and not any(final.iterdir()): return False
     marker = final / "synthetic.json"
-    if not marker.is_file():
-        raise FileExistsError(f"{final} exists and was not written by write_domain (no {marker.name}). Choose another "
-                              "root, or move it away")
-    stored = json.loads(marker.read_text(encoding="utf-8"))
-    if stored.get("hash") == settings["hash"]: return True
+    try:
+        stored = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = None
+    if _is_marker(stored) and stored["hash"] == settings["hash"]: return True
+    if force: return False
+    if not _is_marker(stored):
+        lack = f"its {marker.name} is not one that it writes" if marker.exists() else f"no {marker.name}"
+        raise FileExistsError(f"{final} exists and was not written by write_domain ({lack}). Choose another root, or "
+                              "move it away")
     differ = ", ".join(f"{k} is {stored.get(k)}, asked {v}" for k, v in settings.items()
                        if k != "hash" and stored.get(k) != v)
     raise FileExistsError(f"{final} holds another rendering ({differ}). Choose another root, or delete the folder")
 
-def _build(final, settings, device, report=None):
-    "Write beside, then rename: a folder with the final name is always whole."
-    part = final.with_name(f".{final.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
+# %% ../nbs/13_synthetic.ipynb #f1300001
+def _fill(part, settings, device, report=None):
+    "Everything that a domain holds."
     part.mkdir(parents=True)  # CUHK03-NP holds a folder of detected boxes
     world, seed = settings["world"], settings["seed"]
     photos = plan(world, **{k: settings[k] for k in ("n_train_ids", "n_test_ids", "n_val_ids", "images_per_id",
@@ -253,7 +261,45 @@ def _build(final, settings, device, report=None):
     _write_table(part, photos, a, s, names, outfit)
     if world == "msmt17": _write_lists(part, photos)
     (part / "synthetic.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    part.rename(final)
+
+# %% ../nbs/13_synthetic.ipynb #f1300002
+def _move_aside(final):
+    "Another rendering is deleted, when the new one is there; what is none keeps a name of its own."
+    place = next(p for k in range(1, 10**6) if not (p := final.with_name(f"{final.name}.before{k}")).exists())
+    final.rename(place)
+    try:
+        ours = _is_marker(json.loads((place / "synthetic.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        ours = False
+    return place if ours else None
+
+def _build(final, settings, device, report=None):
+    "Write beside, then rename: a folder with the final name is always whole, and nothing half is left behind."
+    for part in final.parent.glob(f".{final.name}.*.part"): shutil.rmtree(part, ignore_errors=True)   # of a killed one
+    part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    try:
+        _fill(part, settings, device, report)
+        old = _move_aside(final) if final.exists() else None
+        part.rename(final)
+        if old: shutil.rmtree(old, ignore_errors=True)
+    except OSError as e:
+        with naming_write_errors(final): raise e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+def _build_alone(final, settings, device, report, force):
+    "One process builds; another one that wants the same waits, and finds it done."
+    with naming_write_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(final.with_name(f".{final.name}.lock"))
+        lock.acquire()
+    try:
+        if not _is_complete(final, settings, force): _build(final, settings, device, report)
+    except OSError:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
 
 # %% ../nbs/13_synthetic.ipynb #c1f446a8
 def write_domain(
@@ -271,6 +317,7 @@ def write_domain(
     train_cameras: int = 2,                            # that see a training person, at most
     device: str | torch.device = "cpu",                # where to render
     report: Callable[[int, int], None] | None = None,  # called with: photos written, of how many
+    force: bool = False,                               # render also where something else lies: see `_move_aside`
 ) -> Path:
     """Render a domain in the real set's layout, once; returns its folder. Raises FileExistsError if the folder holds
     something else, ValueError for a world that is not there."""
@@ -280,10 +327,8 @@ def write_domain(
                     images_per_id=images_per_id, test_images_per_id=test_images_per_id, height=height, width=width,
                     seed=seed, quality=quality, train_cameras=train_cameras, render_version=RENDER_VERSION)
     settings["hash"] = short_hash(settings)
-    (root := Path(root)).mkdir(parents=True, exist_ok=True)
-    final = root / WORLDS[world_name].folder
-    with FileLock(str(root / f".{final.name}.lock")):
-        if not _is_complete(final, settings): _build(final, settings, device, report)
+    final = Path(root) / WORLDS[world_name].folder
+    if not _is_complete(final, settings, force): _build_alone(final, settings, device, report, force)
     return final
 
 # %% ../nbs/13_synthetic.ipynb #b1300015

@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,8 @@ import torch
 
 from .check import KINDS, DataReport, check_dataset
 from .config import TIERS, Config, invalid_reason, make_config, run_key
-from .core import LOCAL, code_version, denormalise, from_uint8, naming_write_errors, package_versions, set_style
-from .core import write_atomically
+from .core import LOCAL, code_version, default_device, denormalise, from_uint8, naming_write_errors
+from .core import package_versions, set_style, write_atomically
 from .datasets import DATASETS, ReidData, Split, holdout, load_dataset, relabel
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .loop import Progress
@@ -43,7 +44,8 @@ from .report import Part, html_table, picture_html, report_page
 from .runs import Run, WeakTeacher, evaluate, load_split, run_on, with_source
 from .samples import swap_grid_figure
 from .schedule import loss_weights
-from .terminal import Failure, counter, run_command
+from .terminal import CommandParser, Failure, counter, locked_folder, memory_words, one_line, printable
+from .terminal import run_command, say, shell_command
 
 # %% ../nbs/56_train_own.ipynb #3ebe8001
 UNREADABLE = ("empty", "truncated", "broken", "locked")   # kinds of findings that `skip_broken` passes over
@@ -92,16 +94,32 @@ def test_splits(
     return (data.query, data.gallery) if data.query.n and data.gallery.n else (data.val_query, data.val_gallery)
 
 # %% ../nbs/56_train_own.ipynb #9d435d13
-def _is_of_run(folder: Path, key: str) -> bool:
+def _run_in(folder: Path) -> tuple[str | None, bool]:
+    "The key of the run whose results lie in a folder, and whether they are finished; None where nothing says so."
     try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["run"] == key
-    except (OSError, ValueError, KeyError):
-        return False
+        facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = None
+    if not isinstance(facts, dict) or not isinstance(facts.get("run"), str): return None, False
+    return facts["run"], facts.get("finished") is True
+
+def _require_free(folder: Path, key: str, force: bool) -> None:
+    "Raise ValueError when the folder holds something else than this run's results, or the mere beginning of another's."
+    run, finished = _run_in(folder)
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix != ".tmp" and p.name != ".lock"]
+    begun = others == ["metrics.json"] and run is not None and not finished
+    if force or not others or begun or run == key: return
+    what = f"the results of another training, {run}" if run else printable(others[0])
+    if run is None and "metrics.json" in others:
+        what = "a metrics.json that is not of this command"
+    raise ValueError(f"--out {folder}: holds something else already ({what}). Give another folder with --out, or empty "
+                     "that one; or say --force to replace files of the same names")
 
 def output_folder(
     out: str | Path | None,  # None: local/trained, under the dataset's name
     source: Path,            # the dataset's folder, or its CSV
     key: str,                # of the run
+    force: bool = False,     # also where something else lies
 ) -> Path:
     """Where to write. Raises ValueError or OSError, naming the folder and the remedy, when something else lies there or
     nothing can be written."""
@@ -112,10 +130,7 @@ def output_folder(
         raise ValueError(f"--out {folder}: lies inside the dataset, which stays as it is. Write elsewhere")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is a file. Give a folder")
-    occupied = folder.is_dir() and any(p.suffix != ".tmp" for p in folder.iterdir())
-    if occupied and not _is_of_run(folder, key):
-        raise ValueError(f"--out {folder}: holds something else already. Give another folder with --out, or empty "
-                         "that one")
+    if folder.is_dir(): _require_free(folder, key, force)
     with naming_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -201,7 +216,7 @@ def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> st
              f"{len(q.people):,} others, {q.n:,} queries in {g.n:,} photos."]
     if run.data.query is not q:
         facts.append("They were set aside before training, since the dataset has no test people.")
-    facts += [html.escape(n[0].upper() + n[1:]) + "." for n in notes]
+    facts += [html.escape(one_line(n[0].upper() + n[1:])) + "." for n in notes]
     if run.config.tier == "smoke":
         facts.append("Tier smoke proves that the code runs, and nothing else.")
     if left_out:
@@ -209,7 +224,8 @@ def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> st
     if report.card.real:
         facts.append("<strong>This page shows photographs of people. It is meant for this machine: pass it on only as "
                      "those in the photographs allow.</strong>")
-    return f"<h1>DG-Net, trained on {html.escape(run.data.root.name)}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
+    name = html.escape(printable(run.data.root.resolve().name))   # of "." too
+    return f"<h1>DG-Net, trained on {name}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
 
 def _page_parts(run: Run, report: DataReport, metrics: pd.DataFrame, pictures: dict[str, Path]) -> list[Part]:
     changed = [{"field": k, "value": str(v)} for k, v in asdict(run.config).items() if v != getattr(Config(), k)]
@@ -259,7 +275,7 @@ def write_results(
     page = report_page(_page_parts(run, report, metrics, pictures), "DG-Net, trained",
                        _page_intro(run, report, left_out, notes))
     with write_atomically(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_bytes(page.encode("utf-8", "replace"))
     _write_metrics(folder, {
         "run": run.provenance["run"], "finished": True, "marks": metrics.to_dict("records"),
         "measured on": [s.name for s in test_splits(run.data)],
@@ -279,6 +295,26 @@ def _run_noting(train: Callable[[], Run], splits: tuple[Split, Split]) -> tuple[
                        for s in splits))
     return run, sorted({str(w.message) for w in warned if Path(w.filename).parent.name == "dgnet"})
 
+def _hold(folder: Path, key: str, force: bool, held: ExitStack) -> None:
+    """The folder is this run's until `held` ends: the same command in another process waits, another one is refused.
+    Raises ValueError naming the folder."""
+    def is_same_run() -> bool:
+        for _ in range(20):   # the other one may just have begun
+            if run := _run_in(folder)[0]: return run == key
+            time.sleep(0.1)
+        return False
+    held.enter_context(locked_folder(folder, "--out", is_same_run))
+    _require_free(folder, key, force)   # of what the other one has left
+    if not (folder / "metrics.json").exists(): _write_metrics(folder, {"run": key, "finished": False})
+
+def _require_tools() -> None:
+    "Raise ValueError before anything is trained when there is no such device, or no way to draw."
+    default_device()
+    try:
+        plt.close(plt.figure())
+    except ImportError as e:
+        raise ValueError(f"Matplotlib cannot draw here ({e}). Set MPLBACKEND=agg, which needs no window") from None
+
 # %% ../nbs/56_train_own.ipynb #f8ea8a1c
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
@@ -294,25 +330,30 @@ def train_own(
     report: Callable[[Config, Progress, dict], None] | None = None,  # told how far it is
     looking: Callable[[int, int], None] | None = None,            # told how many photos are decoded, of how many
     processes: SingleProcess = SINGLE_PROCESS,   # who trains together, see `distributed`; all of them call this
+    force: bool = False,            # write into a folder that holds something else, see `output_folder`
     **changes,                      # any field of Config
 ) -> OwnRun:
     """Look, set aside, train the teacher, examine it, train, measure, write. Raises ValueError or OSError, naming file
     and remedy, before anything is trained."""
     path = Path(path).expanduser()
+    _require_tools()
     size = make_config(tier, "folder", recipe, True, **changes)   # a wrong field is said before a long look at photos
     photos = check_dataset(path, name, own, report=looking, pattern=pattern)
     require_trainable(photos, skip_broken)
     data, left_out = load_dataset(name, path, pattern=pattern), []
     if any(k in UNREADABLE for k in photos.kinds("stop")):
         data, left_out = drop_unreadable(data, size.height, size.width)
-    held = hold_out_people(data, hold_out)
-    cfg = make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held.n_ids)
-    cfg = with_source(cfg, held, path)
-    TripletSampler(relabel(held.train.ids), cfg.batch, cfg.seed)   # too few for a batch: said before the teacher learns
-    folder, progress = output_folder(out, path, run_key(cfg)), report and partial(report, cfg)
-    run, notes = _run_noting(lambda: run_on(cfg, held, progress, save_every, processes), test_splits(held))
+    held_out = hold_out_people(data, hold_out)
+    cfg = make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held_out.n_ids)
+    cfg = with_source(cfg, held_out, path)
+    # too few for a batch: said before the teacher learns
+    TripletSampler(relabel(held_out.train.ids), cfg.batch, cfg.seed)
+    folder, progress = output_folder(out, path, run_key(cfg), force), report and partial(report, cfg)
     results: list = []
-    processes.on_main(lambda: results.append(write_results(run, photos, left_out, folder, notes)))
+    with ExitStack() as held:
+        processes.on_main(lambda: _hold(folder, run_key(cfg), force, held))
+        run, notes = _run_noting(lambda: run_on(cfg, held_out, progress, save_every, processes), test_splits(held_out))
+        processes.on_main(lambda: results.append(write_results(run, photos, left_out, folder, notes)))
     if results: return results[0]
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return OwnRun(run, folder, pd.DataFrame(metrics["marks"]), notes)
@@ -354,7 +395,7 @@ def parse_changes(
 
 # %% ../nbs/56_train_own.ipynb #7466233f
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dgnet_train", description="From a folder of photos to a model and a page: "
+    parser = CommandParser("dgnet_train", description="From a folder of photos to a model and a page: "
                                      "teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
     parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, "
                         "MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
@@ -375,6 +416,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="time between checkpoints (default: 60)")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
                         help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
+    parser.add_argument("--force", action="store_true", help="write into --out even if it holds something else: files "
+                        "of the same names are replaced")
     return parser
 
 # %% ../nbs/56_train_own.ipynb #22fd5cdf
@@ -387,7 +430,7 @@ class _TrainingLine:
         self.progress.report(0, progress, losses)
 
     def end(self) -> None:
-        if self.progress and sys.stderr.isatty(): print(file=sys.stderr)
+        if self.progress and sys.stderr and sys.stderr.isatty(): print(file=sys.stderr)
 
 def _train(a: argparse.Namespace, line: _TrainingLine, processes: SingleProcess) -> None:
     if not a.save_every >= 0:
@@ -396,14 +439,15 @@ def _train(a: argparse.Namespace, line: _TrainingLine, processes: SingleProcess)
         raise ValueError(f"--hold-out {a.hold_out}: give a number of people, 0 or more")
     report, looking = (line.report, counter("photos looked at")) if processes.main else (None, None)
     result = train_own(a.path, a.tier, a.out, a.name, a.own, a.pattern, a.hold_out, a.skip_broken, a.recipe,
-                       a.save_every, report, looking, processes, **parse_changes(a.set))
+                       a.save_every, report, looking, processes, a.force, **parse_changes(a.set))
     line.end()
     if not processes.main: return
-    for note in result.notes: print(f"note: {note}", file=sys.stderr)
+    for note in result.notes: say(one_line(f"note: {note}"), error=True)
     model, page = result.folder / "model.safetensors", result.folder / "report.html"
-    print(result.marks.to_string(index=False, float_format="{:.1f}".format))
-    print(f"model: {model}\npage:  {page}\nnow try:\n  dgnet_generate --model '{model}' …\n  dgnet_rank --model "
-          f"'{model}' --gallery '{a.path}' PHOTO")
+    generate = shell_command("dgnet_generate", "--model", model)
+    rank = shell_command("dgnet_rank", "--model", model, "--gallery", Path(a.path))
+    say(result.marks.to_string(index=False, float_format="{:.1f}".format))
+    say(f"model: {printable(model)}\npage:  {printable(page)}\nnow try:\n  {generate} …\n  {rank} PHOTO")
 
 # %% ../nbs/56_train_own.ipynb #22fd5ce0
 def train_cli(
@@ -418,8 +462,8 @@ def train_cli(
         line.end()
 
     def full_memory(error: Exception) -> str:
-        return ("not enough memory. Take a smaller batch (--set batch=4), smaller photos (--set height=64 width=32), "
-                "or a smaller tier")
+        remedy = ("Take a smaller batch (--set batch=4), smaller photos (--set height=64 width=32), or a smaller tier")
+        return memory_words(error, remedy)
     return run_command("dgnet_train", partial(_train, a, line, processes),
                        Failure((WeakTeacher, FloatingPointError), 1),
                        Failure((MemoryError, torch.OutOfMemoryError), 1, full_memory),
