@@ -32,7 +32,6 @@ class Card(NamedTuple):
     cameras: int | None = None
     counts: dict = {}          # split name → Count
     size: tuple | None = None  # height and width, where all photos have the same
-    disjoint: bool = True      # a number means one person in training and in test
     real: bool = True          # photographs of real people
 
 def count(
@@ -66,8 +65,7 @@ CARDS = {
                  {"train": Count(16522, 702), "query": Count(2228, 702), "gallery": Count(17661, 1110)}),
     "msmt17": Card("MSMT17", "Peking University: Wei et al., CVPR 2018", _UNKNOWN,
                    "reported as taken offline (issue 229 of deep-person-reid); ask its owners", _RESEARCH, 15,
-                   {"train": Count(32621, 1041), "query": Count(11659, 3060), "gallery": Count(82161, 3060)},
-                   disjoint=False),
+                   {"train": Count(32621, 1041), "query": Count(11659, 3060), "gallery": Count(82161, 3060)}),
     "cuhk03": _cuhk03_card("detected", 7365, 5332), "cuhk03-labeled": _cuhk03_card("labeled", 7368, 5328),
     "folder": _own_card("photos of your own"), "csv": _own_card("photos of your own, listed in a CSV"),
     "synthetic": Card("a rendered world", "dgnet.synthetic", "Apache-2.0, as this project", "not withdrawn",
