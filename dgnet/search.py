@@ -23,14 +23,14 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .core import LOCAL, default_device, short_hash, write_atomically
+from .core import LOCAL, default_device, short_hash
 from .datasets import DATASETS, Label, Split, make_split, parse_name
 from .evidence import CAPTIONS, MAPS, average_photos, map_pictures
-from .model import DGNet, content_hash, default_model, default_note, load_model, pretrained_file
+from .fingerprints import fingerprints
+from .model import DGNet, content_hash, default_model, default_note, keep_tensors, kept_tensors, load_model
+from .model import pretrained_file
 from .photos import read_image
 from .reid import Embeddings, RankedList, average_precision, camera_rule, embed, match_ranks, ranked_list
 from .reid import show_ranked_list, similarity
@@ -190,33 +190,24 @@ def _embed_all(model: DGNet, split: Split, report: Callable | None, handful: int
 # %% ../nbs/55_search.ipynb #cca85b2d
 CACHE = LOCAL / "cache"   # where the command keeps features
 
-def _cache_key(model: DGNet, gallery: Gallery) -> str:
-    def facts(p: Path) -> list:
-        try:
-            return [str(p.absolute()), (s := p.stat()).st_size, s.st_mtime_ns]
-        except OSError:
-            return [str(p.absolute())]
-    cfg = model.cfg
-    return short_hash([1, content_hash(model.E_a.state_dict()), cfg.height, cfg.width, cfg.flip_test,
-                       [facts(p) for p in gallery.split.paths]], 20)
+def _feature_file(model: DGNet, gallery: Gallery, cache: Path) -> Path:
+    "Where features of these photos by this network are kept; its name is a hash of the contents of both."
+    cfg, paths = model.cfg, gallery.split.paths
+    there = [p for p in paths if p.is_file() and os.access(p, os.R_OK)]
+    contents = dict(zip(there, fingerprints(there)))
+    key = short_hash([2, content_hash(model.E_a.state_dict()), cfg.height, cfg.width, cfg.flip_test,
+                      [contents.get(p, str(p.absolute())) for p in paths]], 20)
+    return cache / f"features-{key}.safetensors"
 
-def _read_features(file: Path) -> dict | None:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError):
-        return None
+def _read_features(file: Path, n: int) -> dict | None:
+    "Kept features of some of n photos; None when there are none."
+    stored = kept_tensors(file) or {}
+    rows = stored.get("rows", torch.tensor([n])).tolist()
+    return stored if max(rows, default=n) < n and len(stored.get("prim", ())) == len(rows) else None
 
 def _store_features(rows: list, e: Embeddings, file: Path) -> None:
-    tensors = {"rows": torch.tensor(rows), "prim": e.prim.contiguous()}
-    if e.fine is not None:
-        tensors["fine"] = e.fine.contiguous()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(file, SafetensorError) as temporary:
-            save_file(tensors, temporary)
-    except OSError as error:
-        warnings.warn(f"{file.parent}: the features could not be kept for the next search ({error.__cause__ or error});"
-                      " this one is not affected")
+    fine = {} if e.fine is None else {"fine": e.fine.contiguous()}
+    keep_tensors({"rows": torch.tensor(rows), "prim": e.prim.contiguous(), **fine}, file)
 
 # %% ../nbs/55_search.ipynb #46cf36a7
 def gallery_features(
@@ -228,10 +219,11 @@ def gallery_features(
 ) -> Features:
     "Features of all gallery photos, computed or found. Raises ValueError naming photos that cannot be read."
     may_keep = cache and not cache.resolve().is_relative_to(gallery.root.resolve())   # never among the photos
-    file = cache / f"features-{_cache_key(model, gallery)}.safetensors" if may_keep else None
-    split, stored = gallery.split, _read_features(file) if file else None
+    file = _feature_file(model, gallery, cache) if may_keep else None
+    split, stored = gallery.split, _read_features(file, gallery.split.n) if file else None
     rows, e = (stored["rows"].tolist(), None) if stored else _embed_all(model, split, report)
     broken = [split.paths[k] for k in sorted(set(range(split.n)) - set(rows))]
+    changed = file and not stored and _feature_file(model, gallery, cache) != file   # while they were read
     if broken and not skip_broken:
         names = ", ".join(str(p) for p in broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
         raise ValueError(f"{names}: {len(broken)} of {split.n} gallery photos cannot be read. Copy or unpack them "
@@ -239,7 +231,7 @@ def gallery_features(
     split = split.take(rows)
     if stored:
         e = Embeddings(stored["prim"], stored.get("fine"), torch.from_numpy(split.ids), torch.from_numpy(split.cams))
-    elif file:
+    elif file and not changed:
         _store_features(rows, e, file)
     return Features(gallery._replace(split=split), e, broken, stored is not None)
 
