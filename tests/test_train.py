@@ -120,7 +120,8 @@ def test_a_damaged_checkpoint_is_begun_again_with_one_line(photos, tmp_path):
     path.write_bytes(content)
     with pytest.warns(UserWarning, match="state.pt: .*not as they were written; begun again from the start"):
         again = train(cfg, photos, tmp_path)
-    assert same(whole.state_dict(), again.state_dict()) == [] and [row["it"] for row in log_of(tmp_path)] == list("1234")
+    assert same(whole.state_dict(), again.state_dict()) == []
+    assert [row["it"] for row in log_of(tmp_path)] == list("1234")
 
 
 def poison(monkeypatch, it, key="adv"):
