@@ -12,7 +12,8 @@ import torch
 from dgnet.config import make_config, recipe_words, run_key
 from dgnet.core import LOCAL, WEIGHTS
 from dgnet.model import DGNet, config_from_dict, load_weights, save_weights
-from dgnet.runs import read_done, teacher_folder
+from dgnet.runs import teacher_folder
+from dgnet.stored import read_done, write_done
 from dgnet.teacher import make_teacher
 
 CARD = """# Models that come with dgnet
@@ -35,6 +36,12 @@ for photographs is trained with `dgnet_train FOLDER`.
 """
 
 
+def note(source: Path, target: Path, *files: str) -> None:
+    "What is known of a run, with the hashes of the files as they are shipped."
+    facts = {name: value for name, value in read_done(source).items() if name not in ("files", "sha256")}
+    write_done(target, facts, *files)
+
+
 def copy_teacher(folder: Path, cfg, n_ids: int) -> None:
     "The teacher of a run, float16, and what is known of it."
     net, target = make_teacher(cfg, n_ids), WEIGHTS / folder.name
@@ -42,7 +49,7 @@ def copy_teacher(folder: Path, cfg, n_ids: int) -> None:
     load_weights(net, folder / "teacher.safetensors")
     target.mkdir(parents=True, exist_ok=True)
     save_weights(net, target / "teacher.safetensors", torch.float16)
-    shutil.copy(folder / "done.json", target)
+    note(folder, target, "teacher.safetensors")
 
 
 def copy_bound(cfg) -> None:
@@ -53,7 +60,7 @@ def copy_bound(cfg) -> None:
     target.mkdir(parents=True, exist_ok=True)
     model = DGNet.load(source / "bound.safetensors")
     model.save(target / "bound.safetensors", torch.float16, **model.metadata)
-    shutil.copy(source / "done.json", target)
+    note(source, target, "bound.safetensors")
 
 
 def ship(tier: str, dataset: str) -> Path:
@@ -69,7 +76,8 @@ def ship(tier: str, dataset: str) -> Path:
     target.mkdir(parents=True)
     model = DGNet.load(source / "model.safetensors")
     model.save(target / "model.safetensors", torch.float16, **model.metadata)
-    for f in ("done.json", "log.csv"): shutil.copy(source / f, target)
+    shutil.copy(source / "log.csv", target)
+    note(source, target, "model.safetensors", "log.csv")
     if dataset != "strangers":
         copy_teacher(teacher_folder(cfg), cfg, model.n_ids)
         copy_bound(cfg)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .core import default_device
+from .stored import folder_lock
 
 # %% ../nbs/34_distributed.ipynb #f8d98adc
 class SingleProcess:
@@ -59,7 +60,7 @@ class SingleProcess:
 
     def lock(self, path: Path) -> AbstractContextManager:
         "A lock on `path` for all of them together."
-        return FileLock(path)
+        return folder_lock(path)
 
 # %% ../nbs/34_distributed.ipynb #a3400002
 SINGLE_PROCESS = SingleProcess()   # what is taken where nobody else was started

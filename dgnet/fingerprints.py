@@ -40,6 +40,8 @@ def sha256_of(
 # %% ../nbs/17_fingerprints.ipynb #17f00008
 _SETTLED = 2e9   # nanoseconds after which a file's times can be trusted to move with the next change
 
+_HERE: dict[str, str] = {}   # what this process has remembered: key → fingerprint
+
 def _cache_file() -> Path:
     return LOCAL / "fingerprints.sqlite"
 
@@ -59,7 +61,9 @@ def _connect() -> sqlite3.Connection:
 # %% ../nbs/17_fingerprints.ipynb #17f00018
 def _remembered(keys: list[str]) -> dict[str, str]:
     "Key → fingerprint, of those that the cache knows."
-    known = {}
+    known = {key: _HERE[key] for key in keys if key in _HERE}
+    keys = [key for key in keys if key not in known]
+    if not keys: return known
     try:
         with closing(_connect()) as connection:
             for k in range(0, len(keys), 500):
@@ -68,11 +72,13 @@ def _remembered(keys: list[str]) -> dict[str, str]:
                 known |= {key: digest for key, digest, crc in connection.execute(query, part)
                           if crc == _check(key, digest)}
     except (sqlite3.Error, OSError, ValueError):
-        return {}
+        return known
+    _HERE.update(known)
     return known
 
 def _remember(rows: dict[str, str]) -> None:
     "Store key → fingerprint, if it can be; a cache that is no database any more is begun again."
+    _HERE.update(rows)
     try:
         with closing(_connect()) as connection, connection:
             connection.executemany("insert or replace into fingerprints values (?, ?, ?)",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOG_COLUMNS', 'Progress', 'save_state', 'load_state', 'check_losses', 'check_weights', 'write_log', 'trim_log',
-           'Stopped', 'stop_requested', 'stopping_on_sigterm', 'LoopOptions', 'host_values', 'run_loop',
+           'read_log', 'Stopped', 'stop_requested', 'stopping_on_sigterm', 'LoopOptions', 'host_values', 'run_loop',
            'refresh_batch_norm']
 
 # %% ../nbs/35_loop.ipynb #c3ebcbe1
@@ -13,11 +13,14 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -26,6 +29,7 @@ from .config import Config
 from .core import from_uint8, keep_freed_memory, naming_write_errors, write_atomically
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .photos import augment, cache_on_device, index_to_device
+from .stored import Damaged, read_checkpoint
 
 # %% ../nbs/35_loop.ipynb #a3500003
 class Progress(NamedTuple):
@@ -51,20 +55,22 @@ def load_state(
     state,                # has `load_state_dict`
     path: Path | None,
 ) -> bool:
-    """Go on from a checkpoint, if there is one. Raises ValueError naming a file that cannot be read or that belongs to
-    something else."""
+    """Go on from a checkpoint, if there is one; whether there was one. One that is damaged holds nothing to go on from:
+    a warning names it. Raises ValueError naming a file that belongs to something else."""
     if not path: return False
     leftovers = path.parent.glob(f"{path.name}.*.tmp")   # of a process that was killed while it wrote
     for leftover in leftovers: leftover.unlink(missing_ok=True)
     if not path.exists(): return False
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
-        raise ValueError(f"{path}: not a readable checkpoint ({e}). Delete it to start this run again.") from e
+        content = read_checkpoint(path)
+    except Damaged as e:
+        warnings.warn(f"{e}; begun again from the start")
+        return False
     try:
         state.load_state_dict(content)
-    except (ValueError, KeyError, RuntimeError) as e:
-        raise ValueError(f"{path}: {e}. Give this run a folder of its own, or delete the file.") from e
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as e:
+        lack = f"a checkpoint of another kind, without {e}" if isinstance(e, KeyError) else str(e).splitlines()[0][:200]
+        raise ValueError(f"{path}: {lack}. Give this run a folder of its own, or delete the file.") from e
     return True
 
 # %% ../nbs/35_loop.ipynb #4ed22fb4
@@ -99,10 +105,18 @@ def write_log(
 ) -> None:
     "Append a row to a CSV log; the header is written with the first one."
     first = not path.exists() or not path.stat().st_size
-    with naming_write_errors(path), path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, LOG_COLUMNS, lineterminator="\n")
-        if first: writer.writeheader()
-        writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+    text = StringIO()
+    writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+    if first: writer.writeheader()
+    writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+    with naming_write_errors(path), path.open("ab") as file:
+        end = file.tell()
+        try:
+            file.write(text.getvalue().encode())
+            file.flush()
+        except OSError:   # a full disk: the rows that were there stay, and no half of one is added
+            os.truncate(path, end)
+            raise
 
 def trim_log(
     path: Path,   # of the CSV
@@ -110,13 +124,27 @@ def trim_log(
 ) -> None:
     """Forget the rows after iteration `it`, which a run that goes on from there writes again, and rows that a kill
     left half written."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     whole = [line for line in lines[1:] if line.count(",") == len(LOG_COLUMNS) - 1]
-    rows = [line for line in whole if int(line.split(",")[0]) <= it]
+    rows = [line for line in whole if line.split(",")[0].isdecimal() and int(line.split(",")[0]) <= it]
     if not rows: return path.unlink(missing_ok=True)
     text = "\n".join([",".join(LOG_COLUMNS), *rows]) + "\n"
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+# %% ../nbs/35_loop.ipynb #35f00001
+def read_log(
+    path: Path,   # of the CSV
+) -> pd.DataFrame:
+    "The rows of a finished log. Raises OSError, or ValueError naming a file that is none."
+    try:
+        log = pd.read_csv(path)
+    except (ValueError, RecursionError) as e:   # pandas' parser errors are ValueErrors
+        raise ValueError(f"{path}: no log of a training ({' '.join(str(e).split())[:100]})") from None
+    numbers = [pd.api.types.is_numeric_dtype(log[name]) for name in log if name in LOG_COLUMNS]
+    if not len(log) or "it" not in log or not all(numbers):
+        raise ValueError(f"{path}: no log of a training (its columns or its rows are others)")
+    return log
 
 # %% ../nbs/35_loop.ipynb #a3500006
 _stop = threading.Event()   # set by SIGTERM

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_MODELS', 'Files', 'DGNet', 'compile_networks', 'content_hash', 'save_model', 'config_from_dict',
-           'StoredTensor', 'load_model', 'save_weights', 'load_weights', 'shipped_models', 'default_name',
-           'default_model', 'default_note', 'pretrained_file']
+           'StoredTensor', 'load_model', 'save_weights', 'load_weights', 'keep_tensors', 'kept_tensors',
+           'shipped_models', 'default_name', 'default_model', 'default_note', 'pretrained_file']
 
 # %% ../nbs/26_model.ipynb #6823c7f5
 import hashlib
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -218,7 +219,7 @@ def _read_header(file, path: Path, kind: str, schema: dict) -> dict | None:
         raise ValueError(f"{path}: its header is no JSON ({str(e)[:100]}). Copy or save it again") from None
     if isinstance(header, dict) and header.get("format") != kind: return None
     if fault := header_fault(header, schema):
-        version = f" (dgnet {str(header.get('version'))[:40]})" if isinstance(header, dict) else ""
+        version = f" (dgnet {ascii(str(header.get('version'))[:40])[1:-1]})" if isinstance(header, dict) else ""
         raise ValueError(f"{path}{version}: {fault}. Use a file written by DGNet.save, or load it with that version")
     return header
 
@@ -359,6 +360,32 @@ def load_weights(
         net.load_state_dict(_read_tensors(file, header["sha256"], lambda stored: net.state_dict()))
     except (ValueError, SafetensorError) as e:
         raise ValueError(f"{path}: {e}. {remedy}") from None
+
+# %% ../nbs/26_model.ipynb #26f00007
+def keep_tensors(
+    tensors: dict[str, Tensor],
+    file: Path,   # made with its folder; replaced whole or not at all
+) -> None:
+    "Keep tensors with a hash of what they hold; a warning when that cannot be done."
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(file, SafetensorError) as temporary:
+            save_file(tensors, temporary, {"sha256": content_hash(tensors)})
+    except OSError as error:
+        warnings.warn(f"{file.parent}: nothing could be kept for the next time ({error.__cause__ or error}); this time "
+                      "is not affected")
+
+def kept_tensors(file: Path) -> dict[str, Tensor] | None:
+    "What was kept; None when there is nothing, or, with a warning, when it is not as it was written."
+    if not file.exists(): return None
+    try:
+        stored = _open_tensors(file)
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        if (stored.metadata() or {}).get("sha256") == content_hash(tensors): return tensors
+    except (SafetensorError, OSError, ValueError):
+        pass
+    warnings.warn(f"{file}: not as it was written; computed again")
+    return None
 
 # %% ../nbs/26_model.ipynb #15e1f11d
 def shipped_models() -> dict[str, Path]:

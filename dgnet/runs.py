@@ -4,41 +4,41 @@
 
 # %% auto #0
 __all__ = ['FIELDS_AFTER_WARM_UP', 'is_real', 'get_data', 'with_source', 'load_split', 'evaluate', 'WeakTeacher', 'check_teacher',
-           'read_done', 'write_done', 'find_folder', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'starts_from',
-           'prefix_folder', 'generate_training_set', 'get_run', 'run_on', 'Start', 'get_start', 'GanRun', 'get_gan',
-           'Bound', 'get_bound']
+           'find_folder', 'teacher_folder', 'Teacher', 'get_teacher', 'Run', 'starts_from', 'prefix_folder',
+           'generate_training_set', 'get_run', 'run_on', 'Start', 'get_start', 'GanRun', 'get_gan', 'Bound',
+           'get_bound']
 
 # %% ../nbs/41_runs.ipynb #faffff0f
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import nn
 
 from .appearance import RENDERED, BaselineNet
 from .bound import BoundState, draw_true_swaps, train_bound
 from .config import RUN_VERSION, Config, make_config, recipe_words, run_key, strangers_config, strangers_key
-from .core import LOCAL, WEIGHTS, arithmetic, default_device, device_name, short_hash, to_uint8, write_atomically
+from .core import LOCAL, WEIGHTS, arithmetic, default_device, device_name, naming_write_errors, short_hash
+from .core import to_uint8, write_atomically
 from .datasets import ReidData, Split, holdout, load_dataset, relabel
 from .distributed import SINGLE_PROCESS, SingleProcess
-from .loop import Progress, refresh_batch_norm, save_state, stopping_on_sigterm
-from .model import DGNet, load_weights, save_weights
+from .fingerprints import fingerprints
+from .loop import Progress, read_log, refresh_batch_norm, save_state, stopping_on_sigterm
+from .model import DGNet, load_model, load_weights, save_weights
 from .other_gans import Lsgan, PoseGuided, make_gan, read_joints, train_gan
 from .pedestrians import WORLDS
 from .photos import load_images
 from .quality import generate_all
 from .reid import ReidResult, embed, rank_metrics
+from .stored import Damaged, Finished, discard, finish, read_checkpoint, read_done, read_finished, write_done
 from .synthetic import RENDER_VERSION, read_factors, write_domain
 from .teacher import make_teacher, teacher_config, train_teacher
 from .train import GeneratedBatch, TrainState, fit
@@ -50,8 +50,13 @@ def is_real(
     "Whether a run looks at photos from a folder that was given, which may show real people."
     return cfg.source != "synthetic"
 
+def _state_of(path: Path) -> tuple:
+    "What changes when a file or a folder inside comes, goes or is renamed: each folder's time, or a list's."
+    folders = [Path(place) for place, _, _ in os.walk(path)] or [path]
+    return tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.exists())
+
 @lru_cache(maxsize=8)
-def _loaded(dataset: str, path: str) -> ReidData:
+def _loaded(dataset: str, path: str, state: tuple = ()) -> ReidData:
     layout = "market" if dataset == "strangers" else dataset   # strangers lie in Market-1501's layout
     return load_dataset(layout, path)._replace(name=dataset)
 
@@ -63,7 +68,7 @@ def get_data(
     """A dataset: the folder that was given, without the people that `hold_out` sets aside; else a synthetic world,
     rendered on first use into local/data."""
     if path:
-        data = _loaded(cfg.dataset, str(path))
+        data = _loaded(cfg.dataset, str(path), _state_of(Path(path)))
         return holdout(data, cfg.hold_out) if cfg.hold_out else data
     if cfg.dataset not in WORLDS:
         raise ValueError(f"there is no synthetic {cfg.dataset}; there are {', '.join(WORLDS)}. "
@@ -81,10 +86,10 @@ def with_source(
     path: str | Path | None,   # as in `get_data`
 ) -> Config:
     """The configuration with a word on where its photos come from: for a real folder, its counts and a hash of its
-    files' names, labels and sizes (never its path)."""
+    files' names, labels and contents (never its path)."""
     if not path: return cfg
-    rows = [[os.path.relpath(p, data.root), p.stat().st_size, int(i), int(c)]
-            for s in data.splits for p, i, c in zip(s.paths, s.ids, s.cams)]
+    rows = [[os.path.relpath(p, data.root), contents, int(i), int(c)]
+            for s in data.splits for p, contents, i, c in zip(s.paths, fingerprints(s.paths), s.ids, s.cams)]
     kind = "rendered" if (data.root / "factors.csv").is_file() else "real"
     counts = f"{data.train.n} train, {data.query.n} query, {data.gallery.n} gallery"
     return replace(cfg, source=f"{kind}: {counts} (files {short_hash(rows, 8)})")
@@ -92,12 +97,19 @@ def with_source(
 # %% ../nbs/41_runs.ipynb #62e4e261
 _PHOTOS: dict = {}
 
+def _version(path: Path) -> tuple:
+    try:
+        facts = path.stat()
+    except OSError:
+        return (str(path),)   # whoever reads it says what is wrong
+    return str(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
 def load_split(
     split: Split,   # which photos
     cfg: Config,    # their size
 ) -> torch.Tensor:
-    "A split's photos in memory as uint8 `n 3 h w`; read once per process."
-    key = (hash(tuple(map(str, split.paths))), cfg.height, cfg.width)
+    "A split's photos in memory as uint8 `n 3 h w`; read once per process, and again when they are replaced."
+    key = (hash(tuple(map(_version, split.paths))), cfg.height, cfg.width)
     if key not in _PHOTOS:
         _PHOTOS[key] = load_images(split, cfg.height, cfg.width)
     return _PHOTOS[key]
@@ -130,21 +142,6 @@ def check_teacher(
                       f"{cfg.teacher_iter}), check the photos' labels, or lower teacher_gate if you know why.")
 
 # %% ../nbs/41_runs.ipynb #673462c5
-def read_done(folder: Path) -> dict | None:
-    """What a finished run noted when it ended; None when it has not ended. Raises ValueError naming a file that cannot
-    be read."""
-    path = folder / "done.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError as e:
-        raise ValueError(f"{path}: not readable ({e}). Delete that folder, and the run is trained again") from None
-
-def write_done(folder: Path, facts: dict) -> dict:
-    "Note that a run has ended: written last, whole or not at all."
-    with write_atomically(folder / "done.json") as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
-    return facts
-
 def find_folder(
     name: str,   # of a run, a teacher
 ) -> Path:
@@ -165,7 +162,7 @@ class Teacher(NamedTuple):
     net: BaselineNet
     about: dict     # seconds, device, validation rank-1 and mAP
 
-def _train_teacher(cfg: Config, data: ReidData, folder: Path, report, save_every: float) -> dict:
+def _train_teacher(cfg: Config, data: ReidData, folder: Path, report, save_every: float) -> None:
     "Train it, keep it, examine it; what is noted of it."
     began = time.monotonic()
     start = get_start(cfg).backbone if cfg.ea_init == "rendered" else None
@@ -177,9 +174,9 @@ def _train_teacher(cfg: Config, data: ReidData, folder: Path, report, save_every
     validated = data.val_query is not None
     query, gallery = (data.val_query, data.val_gallery) if validated else (data.query, data.gallery)
     result = evaluate(net, query, gallery, cfg)["both"]
-    return write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()),
-                               "rank1": result.rank1, "mAP": result.mAP,
-                               "ranked": f"{query.name} against {gallery.name}", "config": teacher_config(cfg)})
+    facts = {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": result.rank1,
+             "mAP": result.mAP, "ranked": f"{query.name} against {gallery.name}", "config": teacher_config(cfg)}
+    write_done(folder, facts, "teacher.safetensors")
 
 # %% ../nbs/41_runs.ipynb #b4100002
 def get_teacher(
@@ -190,12 +187,14 @@ def get_teacher(
 ) -> Teacher:
     "The teacher of a run, trained if there is none yet; every run with the same data, size and seed shares it."
     folder = teacher_folder(cfg)
-    if not read_done(folder): folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if read_done(folder) else FileLock(folder / "lock"):
-        facts = read_done(folder) or _train_teacher(cfg, data, folder, report, save_every)
-    net = make_teacher(cfg, data.n_ids)
-    load_weights(net, folder / "teacher.safetensors")
+    def read(path: Path) -> BaselineNet:
+        net = make_teacher(cfg, data.n_ids)
+        load_weights(net, path)
+        return net
+    facts, contents = finish(folder, teacher_config(cfg), {"teacher.safetensors": read},
+                             lambda: _train_teacher(cfg, data, folder, report, save_every), ("rank1", "ranked"))
     check_teacher(facts["rank1"], cfg, facts["ranked"])
+    net = contents["teacher.safetensors"]
     return Teacher(net.to(default_device(), memory_format=torch.channels_last).eval(), facts)
 
 # %% ../nbs/41_runs.ipynb #82ceb834
@@ -243,9 +242,27 @@ def prefix_folder(cfg: Config) -> Path:
 def _trainers(processes: SingleProcess) -> dict:
     return {"processes": processes.count} if processes.count > 1 else {}
 
-def _copy_log(source: Path, target: Path) -> None:
-    "A short first part may have written no row."
-    if (source / "log.csv").exists(): shutil.copy(source / "log.csv", target / "log.csv")
+def _copy_log(source: Path, target: Path) -> list[str]:
+    "A short first part may have written no row. Returns the name of what was copied."
+    if not (source / "log.csv").exists(): return []
+    with write_atomically(target / "log.csv") as temporary: shutil.copyfile(source / "log.csv", temporary)
+    return ["log.csv"]
+
+def _take_prefix(state: TrainState, prefix: Path) -> bool:
+    "Put the state where another run's first part ended; whether there was one that is as it was written."
+    cfg, readers = state.cfg, {"state.pt": read_checkpoint}
+    if read_done(prefix) and (prefix / "log.csv").exists(): readers["log.csv"] = read_log
+    try:
+        work = read_finished(prefix, asdict(cfg), readers, apart=FIELDS_AFTER_WARM_UP)
+    except Damaged as e:
+        discard(prefix, list(readers), e)
+        return False
+    if not work: return False
+    try:
+        state.load_state_dict(work.contents["state.pt"] | {"key": run_key(cfg)})
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{prefix / 'state.pt'}: of another kind. Delete that folder; the run begins again") from None
+    return True
 
 def _train_prefix(state: TrainState, *training, folder: Path, report, save_every: float) -> None:
     "Up to the warm-up: trained, and left for others, or taken over from another."
@@ -253,19 +270,17 @@ def _train_prefix(state: TrainState, *training, folder: Path, report, save_every
     n_iter = int(cfg.warm_up * cfg.n_iter)
     shared = n_iter and cfg.generate and not cfg.offline
     if not shared: return
-    prefix.mkdir(parents=True, exist_ok=True)
+    with naming_write_errors(prefix): prefix.mkdir(parents=True, exist_ok=True)
     def load_prefix() -> None:
-        if not read_done(prefix) or checkpoint.exists(): return
-        content = torch.load(prefix / "state.pt", map_location="cpu", weights_only=True)
-        state.load_state_dict(content | {"key": run_key(cfg)})
+        if checkpoint.exists() or not _take_prefix(state, prefix): return
         _copy_log(prefix, folder)
         save_state(state, checkpoint)
     def store_prefix() -> None:
         if state.it != n_iter or read_done(prefix): return
-        _copy_log(folder, prefix)
+        files = _copy_log(folder, prefix)
         save_state(state, prefix / "state.pt")
         write_done(prefix, {"iterations": n_iter, "config": asdict(cfg), "seconds": state.seconds,
-                            **_trainers(state.processes)})
+                            **_trainers(state.processes)}, "state.pt", *files)
     with state.processes.lock(prefix / "lock"):
         state.processes.on_main(load_prefix)
         fit(state, *training, folder, report, save_every=save_every, stop_at=n_iter)
@@ -301,34 +316,39 @@ def _train(cfg: Config, data: ReidData, folder: Path, report, save_every: float,
 
 def _offline_images(cfg: Config, data: ReidData, report, save_every: float, processes: SingleProcess) -> GeneratedBatch:
     "The images of the same run's finished generator."
-    folder = _trained(replace(cfg, offline=False), data, report, save_every, processes)
-    return generate_training_set(DGNet.load(folder / "model.safetensors", default_device()), data, cfg)
+    work = _trained(replace(cfg, offline=False), lambda: data, report, save_every, processes)
+    return generate_training_set(work.contents["model.safetensors"].to(default_device()), data, cfg)
 
 def _conclude(state: TrainState, teacher: Teacher, data: ReidData, images: torch.Tensor, folder: Path) -> None:
     "Statistics, metrics, the model's file, the note that all is done."
     cfg, model = state.cfg, state.model
     if cfg.bn_on_real: refresh_batch_norm(model.E_a, images, cfg)
     model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
-    model.metrics = _metrics(state, data, pd.read_csv(folder / "log.csv").iloc[-1].dropna().to_dict())
+    model.metrics = _metrics(state, data, read_log(folder / "log.csv").iloc[-1].dropna().to_dict())
     model.eval().save(folder / "model.safetensors", key=run_key(cfg), iterations=state.it)
     write_done(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"],
                         "device": device_name(state.device), "arithmetic": arithmetic(state.device),
-                        "config": asdict(cfg), "peak_memory_mb": _peak_memory(), **_trainers(state.processes)})
+                        "config": asdict(cfg), "peak_memory_mb": _peak_memory(), **_trainers(state.processes)},
+               "model.safetensors", "log.csv")
     (folder / "state.pt").unlink(missing_ok=True)
 
 # %% ../nbs/41_runs.ipynb #b4100004
-def _trained(cfg: Config, data: ReidData, report, save_every: float = 60.0,
-             processes: SingleProcess = SINGLE_PROCESS) -> Path:
-    "The folder of a finished run; trains it if it is not."
+def _read_model(key: str, path: Path) -> DGNet:
+    "The model of a run. Raises ValueError for another run's."
+    model = load_model(path)
+    stored = model.metadata.get("key", key)
+    if stored != key: raise ValueError(f"{path}: the model of {ascii(stored)[:60]}, not of {key}")
+    return model
+
+def _trained(cfg: Config, find_data: Callable[[], ReidData], report, save_every: float = 60.0,
+             processes: SingleProcess = SINGLE_PROCESS) -> Finished:
+    "A finished run; trains it if it is not, or if its files are not as they were written."
     folder = find_folder(run_key(cfg))
     processes.check_batch(cfg)
-    if read_done(folder): return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with processes.lock(folder / "lock"):
-        if not read_done(folder):
-            with stopping_on_sigterm():
-                _train(cfg, data, folder, report, save_every, processes)
-    return folder
+    def train() -> None:
+        with stopping_on_sigterm(): _train(cfg, find_data(), folder, report, save_every, processes)
+    readers = {"model.safetensors": partial(_read_model, run_key(cfg)), "log.csv": read_log}
+    return finish(folder, asdict(cfg), readers, train, ("device", "teacher_seconds"), processes.lock, processes.on_main)
 
 # %% ../nbs/41_runs.ipynb #bfaeb76a
 def get_run(
@@ -353,15 +373,15 @@ def run_on(
     processes: SingleProcess = SINGLE_PROCESS,   # who trains together: all of them call this, and all get the run
 ) -> Run:
     "The run of a configuration on photos that are at hand: what `get_run` does once it has found them."
-    folder = _trained(cfg, data, report, save_every, processes)
-    done, teacher = read_done(folder), get_teacher(cfg, data)
+    done, contents = _trained(cfg, lambda: data, report, save_every, processes)
+    teacher = get_teacher(cfg, data)
     names = ("seconds", "teacher_seconds", "device", "peak_memory_mb", "processes")   # the last only of several
     facts = {name: done[name] for name in names if name in done}
     facts |= {"dataset": cfg.dataset, "source": cfg.source, "recipe": recipe_words(cfg), "seed": cfg.seed,
               "run": run_key(cfg), "iterations": cfg.n_iter, **starts_from(cfg), "precision": cfg.precision,
               "teacher_rank1": teacher.about["rank1"]}
-    model = DGNet.load(folder / "model.safetensors", default_device())
-    return Run(cfg, data, model, teacher.net, pd.read_csv(folder / "log.csv"), folder, facts)
+    model = contents["model.safetensors"].to(default_device())
+    return Run(cfg, data, model, teacher.net, contents["log.csv"], find_folder(run_key(cfg)), facts)
 
 # %% ../nbs/41_runs.ipynb #bfaeb76b
 class Start(NamedTuple):
@@ -376,10 +396,7 @@ def get_start(
     """The backbone and the generator that rendered strangers have taught, from one and the same run: shipped, found, or
     trained now."""
     strangers = strangers_config(cfg)
-    folder = find_folder(run_key(strangers))
-    if not read_done(folder):
-        folder = _trained(strangers, get_data(strangers), report)
-    model = DGNet.load(folder / "model.safetensors")
+    model = _trained(strangers, lambda: get_data(strangers), report).contents["model.safetensors"]
     return Start(model.E_a.backbone, model.generator_state())
 
 # %% ../nbs/41_runs.ipynb #c8d2ea01
@@ -391,13 +408,13 @@ class GanRun(NamedTuple):
     folder: Path
     provenance: dict         # for `save_artifact`
 
-def _train_gan(cfg: Config, data: ReidData, folder: Path, report) -> dict:
+def _train_gan(cfg: Config, data: ReidData, folder: Path, report) -> None:
     joints = read_joints(data.root, data.train.paths, cfg.height, cfg.width) if cfg.method == "pose" else None
     labels, began = torch.from_numpy(relabel(data.train.ids)), time.monotonic()
     net = train_gan(cfg.method, load_split(data.train, cfg), labels, joints, cfg, folder, report, default_device())
     save_state(net, folder / "rival.pt")
-    return write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()),
-                               "config": asdict(cfg)})
+    write_done(folder, {"seconds": time.monotonic() - began, "device": device_name(default_device()),
+                        "config": asdict(cfg)}, "rival.pt")
 
 def get_gan(
     tier: str = "mini",              # as in `get_run`
@@ -413,10 +430,13 @@ def get_gan(
     net, data = make_gan(kind, cfg), get_data(cfg, path)
     cfg = with_source(cfg, data, path)
     folder = find_folder(run_key(cfg))
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        done = read_done(folder) or _train_gan(cfg, data, folder, report)
-    net.load_state_dict(torch.load(folder / "rival.pt", map_location="cpu", weights_only=True))
+    def read(path: Path) -> None:
+        try:
+            net.load_state_dict(read_checkpoint(path))
+        except (RuntimeError, TypeError, AttributeError):
+            raise ValueError(f"{path}: not the weights of this generator") from None
+    def train() -> None: _train_gan(cfg, data, folder, report)
+    done = finish(folder, asdict(cfg), {"rival.pt": read}, train, ("device",)).facts
     facts = {"seconds": done["seconds"], "device": done["device"], "dataset": cfg.dataset, "source": cfg.source,
              "seed": cfg.seed, "run": run_key(cfg), "iterations": cfg.rival_iter}
     return GanRun(cfg, data, net.to(default_device(), memory_format=torch.channels_last).eval(), folder, facts)
@@ -434,7 +454,7 @@ def _train_bound(run: Run, cfg: Config, folder: Path, report) -> None:
     model = train_bound(state, swaps, folder, report)
     model.save(folder / "bound.safetensors", key=run_key(cfg), iterations=state.it)
     write_done(folder, {"seconds": state.seconds, "device": device_name(state.device), "iterations": state.it,
-                        "config": asdict(cfg)})
+                        "config": asdict(cfg)}, "bound.safetensors")
 
 def get_bound(
     run: Run,   # on rendered people
@@ -446,8 +466,7 @@ def get_bound(
         raise ValueError(f"{run.data.root}: photographs have no true swap, so there is no bound for them")
     cfg = replace(run.config, method="bound")
     folder = find_folder(run_key(cfg))
-    if not read_done(folder): folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if read_done(folder) else FileLock(folder / "lock"):
-        if not read_done(folder): _train_bound(run, cfg, folder, report)
-    facts = {name: v for name, v in read_done(folder).items() if name != "config"}
-    return Bound(DGNet.load(folder / "bound.safetensors", default_device()), facts)
+    done, contents = finish(folder, asdict(cfg), {"bound.safetensors": partial(_read_model, run_key(cfg))},
+                            lambda: _train_bound(run, cfg, folder, report))
+    facts = {name: v for name, v in done.items() if name not in ("config", "files", "sha256")}
+    return Bound(contents["bound.safetensors"].to(default_device()), facts)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Readers', 'Damaged', 'write_done', 'read_done', 'checkpoint_fault', 'read_checkpoint', 'Finished', 'read_finished',
-           'folder_lock', 'finish']
+           'folder_lock', 'discard', 'finish']
 
 # %% ../nbs/18_stored.ipynb #18f00002
 import json
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +105,7 @@ def read_finished(
     folder: Path,
     config: dict,         # that is asked for
     readers: Readers,     # raise ValueError for a file that is not what it should be
+    needs: tuple = (),    # what the note must say beside
     apart: tuple = (),    # fields of the configuration that may differ
 ) -> Finished | None:
     "Finished work, every file compared with its hash; None when it has not ended. Raises Damaged, or OSError."
@@ -112,6 +113,8 @@ def read_finished(
     if facts is None: return None
     if _without(facts["config"], apart) != _without(config, apart):
         raise Damaged(f"{folder / 'done.json'}: of another run")
+    if lacks := [name for name in needs if name not in facts]:
+        raise Damaged(f"{folder / 'done.json'}: lacks {', '.join(lacks)}")
     for name, read in readers.items():
         path, noted = folder / name, facts.get("files", {}).get(name)
         if not path.is_file(): raise Damaged(f"{path}: gone")
@@ -143,7 +146,12 @@ def folder_lock(
     finally:
         if lock: lock.release()
 
-def _discard(folder: Path, names: list[str], error: Damaged) -> None:
+# %% ../nbs/18_stored.ipynb #18f0001e
+def discard(
+    folder: Path,
+    names: Sequence[str],   # of the work's files
+    error: Damaged,         # why
+) -> None:
     "Take damaged work away, the note first. Raises ValueError for work that came with the package."
     if folder.is_relative_to(WEIGHTS):
         raise ValueError(f"{error}. It came with the package: install that again, or set DGNET_FRESH=1 to train it")
@@ -155,24 +163,27 @@ def finish(
     folder: Path,
     config: dict,                # that is asked for
     readers: Readers,            # as in `read_finished`
-    make: Callable[[], None],    # the work; ends with `write_done`
+    make: Callable[[], Any],     # the work; ends with `write_done`
+    needs: tuple = (),           # what its note must say
     lock: Callable[[Path], AbstractContextManager] = folder_lock,
     on_main: Callable[[Callable[[], None]], None] = lambda do: do(),   # see `distributed`
 ) -> Finished:
     "Finished work: found, or made now, and made again where it is damaged. Safe to call from two processes at once."
     def found() -> Finished | None:
         try:
-            return read_finished(folder, config, readers)
+            return read_finished(folder, config, readers, needs)
         except Damaged:
             return None
     def clear() -> None:
         try:
-            read_finished(folder, config, readers)
+            read_finished(folder, config, readers, needs)
         except Damaged as e:
-            _discard(folder, list(readers), e)
+            discard(folder, list(readers), e)
     if work := found(): return work
+    with naming_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / "lock"):
         if work := found(): return work   # somebody else was at it
         on_main(clear)
         make()
-    return read_finished(folder, config, readers)
+    return read_finished(folder, config, readers, needs)

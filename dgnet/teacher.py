@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .appearance import RENDERED, BaselineNet
 from .config import Config, strangers_key
-from .core import from_uint8
+from .core import from_uint8, short_hash
 from .loop import LoopOptions, Progress, check_weights, load_state, run_loop, stop_requested
 from .losses import l_id
 from .photos import augment, cache_on_device, index_to_device, random_erasing
@@ -57,6 +57,7 @@ class TeacherState:
     def __init__(self, cfg: Config, n_ids: int, device: torch.device, start: nn.Module | None = None):
         torch.manual_seed(cfg.seed + 1)
         self.cfg, self.device, self.it, self.seconds = cfg, device, 0, 0.0
+        self.key = short_hash(teacher_config(cfg))
         self.net = make_teacher(cfg, n_ids)
         if (cfg.ea_init == "rendered") != (start is not None):
             raise ValueError("ea_init='rendered' and the strangers' backbone belong together: give `start` with it, "
@@ -70,9 +71,13 @@ class TeacherState:
     def state_dict(self) -> dict:
         cuda_rng = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "rng": self.rng.get_state(),
-                "torch_rng": torch.get_rng_state(), "cuda_rng": cuda_rng, "it": self.it, "seconds": self.seconds}
+                "torch_rng": torch.get_rng_state(), "cuda_rng": cuda_rng, "it": self.it, "seconds": self.seconds,
+                "key": self.key}
 
     def load_state_dict(self, content: dict) -> None:
+        "Go on exactly where `content` was taken. Raises ValueError for the state of another teacher."
+        if content.get("key", self.key) != self.key:   # older ones have none
+            raise ValueError("this checkpoint belongs to another teacher")
         self.net.load_state_dict(content["net"])
         self.optimiser.load_state_dict(content["optimiser"])
         self.rng.set_state(content["rng"])

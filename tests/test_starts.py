@@ -120,12 +120,15 @@ def test_a_plan_trains_the_strangers_first(runs, run, monkeypatch, tmp_path):
 def test_a_shipped_run_is_found_and_not_trained(runs, run, monkeypatch, tmp_path):
     from dgnet import reproduce
     from dgnet.model import DGNet
+    from dgnet.stored import read_done, write_done
     folders = [run.folder, runs.teacher_folder(run.config), runs.find_folder(runs.strangers_key(run.config))]
     weights = tmp_path / "weights"
     for module in (runs, reproduce): monkeypatch.setattr(module, "WEIGHTS", weights)
     for f in folders: shutil.copytree(f, weights / f.name)
     model = DGNet.load(run.folder / "model.safetensors")
-    model.save(weights / run.folder.name / "model.safetensors", torch.float16)
+    model.save(weights / run.folder.name / "model.safetensors", torch.float16, **model.metadata)
+    facts = {name: v for name, v in read_done(run.folder).items() if name not in ("files", "sha256")}
+    write_done(weights / run.folder.name, facts, "model.safetensors", "log.csv")
     monkeypatch.setattr(runs, "LOCAL", tmp_path / "local")
     with monkeypatch.context() as m:
         for name in ("fit", "train_teacher"): m.setattr(runs, name, never)

@@ -110,10 +110,18 @@ def test_half_a_file_of_a_killed_process_is_cleared_away(photos, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"state.pt", "log.csv"}
 
 
-def test_a_damaged_checkpoint_is_refused_with_the_remedy(photos, tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="state.pt.*Delete it"):
-        train(config(), photos, tmp_path)
+def test_a_damaged_checkpoint_is_begun_again_with_one_line(photos, tmp_path):
+    "With a bit flipped, which torch does not notice; and the training ends as one that was never stopped."
+    cfg, path = config(n_iter=4, warm_up=0.5), tmp_path / "state.pt"
+    whole = train(cfg, photos)
+    train(cfg, photos, tmp_path, stop_at=2)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 128
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="state.pt: .*not as they were written; begun again from the start"):
+        again = train(cfg, photos, tmp_path)
+    assert same(whole.state_dict(), again.state_dict()) == []
+    assert [row["it"] for row in log_of(tmp_path)] == list("1234")
 
 
 def poison(monkeypatch, it, key="adv"):
