@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'FIGURES', 'LOCAL', 'WEIGHTS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'PALETTE', 'find_root', 'seed_everything',
-           'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'per_channel',
-           'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'show_images', 'set_style', 'local_file',
-           'naming_write_errors', 'write_atomically', 'made_by', 'save_figure', 'save_table', 'code_version',
-           'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact', 'find_artifact',
-           'show_artifact', 'evaluating']
+           'default_device', 'fast_bfloat16', 'device_name', 'arithmetic', 'keep_freed_memory', 'free_memory',
+           'per_channel', 'normalise', 'denormalise', 'from_uint8', 'to_uint8', 'show_images', 'set_style',
+           'local_file', 'naming_write_errors', 'write_atomically', 'made_by', 'save_figure', 'save_table',
+           'code_version', 'package_versions', 'short_hash', 'Artifact', 'artifact_folder', 'save_artifact',
+           'find_artifact', 'show_artifact', 'evaluating']
 
 # %% ../nbs/00_core.ipynb #75ec9a8a
 import ctypes
@@ -44,6 +44,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -130,6 +131,24 @@ def keep_freed_memory() -> bool:
         return False   # another C library
     # M_MMAP_THRESHOLD: blocks under 1 GiB; M_TRIM_THRESHOLD: never
     return bool(mallopt(-3, 2**30) and mallopt(-1, -1))
+
+# %% ../nbs/00_core.ipynb #f11e0008
+def free_memory(
+    device: torch.device = torch.device("cpu"),
+) -> int:
+    "Bytes that this process can still have: of the machine, of its container, of the limit that a shell has set."
+    if device.type == "cuda": return torch.cuda.mem_get_info(device)[0]
+    free = [psutil.virtual_memory().available]
+    group = Path("/sys/fs/cgroup")   # of a container, in Linux
+    try:
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass   # no such group, or "max"
+    if hasattr(psutil, "RLIMIT_AS"):
+        process = psutil.Process()
+        limit = process.rlimit(psutil.RLIMIT_AS)[0]
+        if limit > 0: free.append(limit - process.memory_info().vms)
+    return max(0, min(free))
 
 # %% ../nbs/00_core.ipynb #0e272335
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

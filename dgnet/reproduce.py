@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WALKTHROUGH_ARTIFACTS', 'WORKERS', 'notebook_stamp', 'check_parameters', 'executed_copy', 'run_notebook',
            'ensure_run', 'worker', 'call_worker', 'side_by_side', 'train_all', 'is_shipped', 'execute_all',
-           'show_shipped', 'default_workers', 'reproduce', 'shown_tier', 'all_labels', 'walkthroughs', 'stored',
-           'forecast', 'parse_paths', 'reproduce_cli']
+           'show_shipped', 'default_workers', 'require_notebooks', 'reproduce', 'shown_tier', 'all_labels',
+           'walkthroughs', 'stored', 'forecast', 'parse_paths', 'reproduce_cli']
 
 # %% ../nbs/44_reproduce.ipynb #1205393f
 import argparse
@@ -32,10 +32,10 @@ from .datasets import DATASETS
 from .loop import Progress, Stopped, stop_requested, stopping_on_sigterm
 from .model import config_from_dict
 from .planning import NOTEBOOKS, Job, JobsLine, NotebookPlan, choose_notebooks, plan_runs, training_cost
-from .report import refresh_readme, write_report
+from .report import refresh_readme, require_own_page, write_report
 from .runs import WeakTeacher, find_folder, get_bound, get_data, get_gan, get_run, prefix_folder, read_done
 from .runs import teacher_folder
-from .terminal import Failure, run_command
+from .terminal import CommandParser, Failure, one_line, run_command, say
 
 # %% ../nbs/44_reproduce.ipynb #b4200007
 # walk-throughs, by their modules, that store pictures
@@ -258,7 +258,7 @@ def execute_all(
     def execute(plan: NotebookPlan) -> None:
         words = outcome(plan)
         if words.startswith(("failed", "left out")): failed.append(f"{plan.stem}: {words}")
-        print(f"{plan.stem:28s} {words}", flush=True)
+        say(f"{plan.stem:28s} {words}")
     side_by_side(notebooks, workers, execute)
     return failed
 
@@ -273,10 +273,10 @@ def show_shipped(
     ready = [plan for plan in notebooks if is_shipped(plan, "midi")]
     if not ready: return []
     began = time.monotonic()
-    print(f"from the weights that come with the package (tier midi): {len(ready)} notebooks, no training", flush=True)
+    say(f"from the weights that come with the package (tier midi): {len(ready)} notebooks, no training")
     failed = execute_all(ready, "midi", {}, workers, force)
-    print(f"pictures and tables of tier midi are in {(FIGURES / 'midi').relative_to(ROOT)}, "
-          f"after {time.monotonic() - began:.0f} s", flush=True)
+    say(f"pictures and tables of tier midi are in {(FIGURES / 'midi').relative_to(ROOT)}, "
+        f"after {time.monotonic() - began:.0f} s")
     return failed
 
 def default_workers(tier: str) -> int:
@@ -291,6 +291,16 @@ def _plan_words(tier: str, jobs: list, notebooks: list, extra: list, workers: in
     walks = f" and {len(extra)} walk-throughs" if extra else ""
     return (f"tier {tier}: {len(jobs)} runs to train, {len(notebooks)} notebooks{walks} to run, {pace}, "
             f"on {device_name(default_device())}")
+
+def require_notebooks(
+    notebooks: list[NotebookPlan],  # from `choose_notebooks`
+) -> None:
+    "Raise FileNotFoundError when they are not there: a package that was installed from a wheel is without them."
+    missing = [plan.stem for plan in notebooks if not (ROOT / "nbs" / f"{plan.stem}.ipynb").is_file()]
+    if missing:
+        raise FileNotFoundError(f"{ROOT / 'nbs'}: {len(missing)} notebooks are not there, e.g. {missing[0]}.ipynb; an "
+                                "installed package does not hold them. Run the command in a clone of the project, or "
+                                "name the clone by DGNET_ROOT")
 
 # %% ../nbs/44_reproduce.ipynb #33590e35
 def reproduce(
@@ -309,10 +319,12 @@ def reproduce(
     if paths and not notebooks:
         raise ValueError(f"--data {' '.join(paths)}: no notebook that was asked for uses it. Leave --only out, "
                          "or give the dataset that it is about")
+    require_notebooks(notebooks)
+    if tier != "smoke" and not paths: require_own_page(FIGURES / "report.html")
     failed = [] if paths or tier != "mini" else show_shipped(notebooks, workers, force)
     jobs, whole = plan_runs(notebooks, tier, paths), not (paths or only)
     extra = walkthroughs(walk) if walk or tier == "mini" and notebooks and whole else []
-    print(_plan_words(tier, jobs, notebooks, extra, workers), flush=True)
+    say(_plan_words(tier, jobs, notebooks, extra, workers))
     with stopping_on_sigterm():
         broken = train_all(jobs, tier, min(workers, len(jobs) or 1))
     lost = {(job.dataset, short_hash(job.changes)) for job in jobs if run_key(job.config) in broken}
@@ -322,8 +334,8 @@ def reproduce(
     failed += [*broken.values(), *execute_all(wanted, tier, paths, workers, force, skipped)]
     if tier != "smoke" and not paths:
         refresh_readme(ROOT / "README.md")
-        print(f"report: {write_report(FIGURES / 'report.html', all_labels()).relative_to(ROOT)}")
-    print(f"all done in {(time.monotonic() - began) / 60:.1f} min" + (f", but {len(failed)} failed" if failed else ""))
+        say(f"report: {write_report(FIGURES / 'report.html', all_labels()).relative_to(ROOT)}")
+    say(f"all done in {(time.monotonic() - began) / 60:.1f} min" + (f", but {len(failed)} failed" if failed else ""))
     return failed
 
 # %% ../nbs/44_reproduce.ipynb #49ef7338
@@ -407,7 +419,7 @@ def parse_paths(
 
 # %% ../nbs/44_reproduce.ipynb #2fd713e0
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dgnet_reproduce", description="Train what is missing, run the reproduction "
+    parser = CommandParser("dgnet_reproduce", description="Train what is missing, run the reproduction "
                                      "notebooks through papermill, write figures/.")
     add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
     add("--tier", default="mini", choices=list(TIERS), help="how large (default: mini)")
@@ -418,7 +430,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N",
         help="trainings side by side (default: one for each CPU core; one on a GPU)")
     flag("--all", help="the walk-through notebooks too")
-    flag("--force", help="run notebooks even if nothing changed")
+    flag("--force", help="run notebooks even if nothing changed, and replace files that others put in their place")
     flag("--fresh", help="train anew what comes with the package, too (hours)")
     flag("--list", help="what is stored, of which tier, and whether it matches the present code; runs nothing")
     flag("--dry-run", help="which runs would be trained, and for about how long; runs nothing")
@@ -428,17 +440,18 @@ def _parser() -> argparse.ArgumentParser:
 def _reproduce(options: argparse.Namespace) -> int:
     "What the command's options ask for; the exit code."
     if options.fresh: os.environ.update(DGNET_FRESH="1")   # for this process and those it starts
+    if options.force: os.environ.update(DGNET_FORCE="1")
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"--workers {options.workers}: give 1 or more")
     notebooks, paths, tier = choose_notebooks(options.only, options.skip), parse_paths(options.data), options.tier
     if options.list:
-        print(stored(tier, notebooks, paths).to_string(index=False))
+        say(stored(tier, notebooks, paths).to_string(index=False))
         return 0
     if options.dry_run:
-        print(forecast(plan_runs(notebooks, tier, paths), tier))
+        say(forecast(plan_runs(notebooks, tier, paths), tier))
         return 0
     failed = reproduce(tier, options.only, paths, options.force, options.skip, options.all, options.workers)
-    if failed: print("failed:", *failed, sep="\n  ", file=sys.stderr)
+    if failed: say("\n  ".join(["failed:", *map(one_line, failed)]), error=True)
     return int(bool(failed))
 
 def reproduce_cli(
