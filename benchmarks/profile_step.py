@@ -47,7 +47,7 @@ def mark(run: Training) -> None:
     "Mark the parts of a step and every pass through a network, from outside: the package stays as it is."
     import dgnet.train as train
     for name, label in {"draw_batch": "draw the batch", "batch_to": "move the batch",
-                        "decode_batch": "encode and decode", "d_losses": "D's loss", "r1_penalty": "D's punishment",
+                        "decode_batch": "encode and decode", "d_losses": "D's loss", "r1_penalty": "D's R1 penalty",
                         "image_losses": "losses of images", "identity_losses": "L^s_id",
                         "code_losses": "losses of codes", "feed_losses": "feed", "update": "step"}.items():
         setattr(train, name, labelled(getattr(train, name), label))
@@ -82,7 +82,7 @@ class Trace:
 
     def enclosing(self, e) -> str | None:
         """Part and network of the ranges around an event: `L^s_id: E_a`. A range inside the backward pass counts too
-        (the punishment's)."""
+        (the penalty's)."""
         labels = []
         for p in self.parents(e):
             if p.scope == 1 and p.name.startswith("autograd::engine") and not labels: return None
@@ -97,8 +97,8 @@ class Trace:
             if p.name.startswith("Optimizer.zero_grad"): return "zero_grad"
             if "AccumulateGrad" in p.name: return "accumulate gradients"
             if p.scope == 1 and p.sequence_nr in sources:
-                inside = any(q.name == PREFIX + "D's punishment" for q in self.parents(p))
-                return "D's punishment: its gradient" if inside else f"{sources[p.sequence_nr]} (backward)"
+                inside = any(q.name == PREFIX + "D's R1 penalty" for q in self.parents(p))
+                return "D's R1 penalty: its gradient" if inside else f"{sources[p.sequence_nr]} (backward)"
         return self.enclosing(e) or "rest"
 
     def shares(self, key, n: int) -> list:
@@ -154,8 +154,8 @@ def measure(case: dict) -> dict:
 def network(label: str) -> str:
     "The network of a label, forward or backward."
     base = label.removesuffix(" (backward)")
-    if base.startswith("D's punishment"):
-        return "D's punishment" + (" (backward)" if label.endswith(")") else "")
+    if base.startswith("D's R1 penalty"):
+        return "D's R1 penalty" + (" (backward)" if label.endswith(")") else "")
     if ": " not in base:
         return label if label.startswith(("optimiser", "accumulate", "zero")) else "losses, batch, rest"
     return base.rsplit(": ", 1)[1] + (" (backward)" if label.endswith("(backward)") else " (forward)")

@@ -75,7 +75,7 @@ class Training:
         feed = cfg.lam_prim * cfg.feed and (w["prim"] or w["fine"])
         rows = [("a of photo and positive", "E_a", 2 * b, 1, 0, live), ("s of photo", "E_s", b, 1, 0, 1),
                 ("three decodes", "G", 3 * b, 1, 1, 1), ("D's loss", "D", 2 * b, 1, 0, 1),
-                ("D's punishment: gradient, and through it", "D", b, 0, 2, 1), ("L_adv", "D", b, 1, 1, 0),
+                ("D's R1 penalty: gradient, and through it", "D", b, 0, 2, 1), ("L_adv", "D", b, 1, 1, 0),
                 ("L^c_id", "E_a", b, 1, 1, 0), ("L^s_id on erased copies", "E_a", 2 * b, 1, 0, 1)]
         if code and again:
             rows += [("L^code1", "E_a", b, 1, 0, 1)] * live + [("L^code2", "E_s", b, 1, 0, 1)]
