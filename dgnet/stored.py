@@ -178,6 +178,7 @@ def finish(
         except Damaged:
             return None
     def clear() -> None:
+        for half in folder.glob("*.tmp"): half.unlink(missing_ok=True)   # of a process that was killed while it wrote
         try:
             read_finished(folder, config, readers, needs)
         except Damaged as e:
