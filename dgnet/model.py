@@ -207,7 +207,10 @@ def _open_tensors(path: Path):
                          "DGNet.save")
     try:
         return safe_open(path, "pt")
-    except (SafetensorError, OSError, ValueError) as e:
+    except (OSError, RuntimeError, MemoryError) as e:
+        raise OSError(f"{path}: cannot be mapped into memory ({str(e)[:160]}), as on some network disks. Copy it to a "
+                      "disk of this machine") from None
+    except (SafetensorError, ValueError) as e:
         raise ValueError(f"{path}: not a readable safetensors file, perhaps cut short in a copy ({str(e)[:160]}). Copy "
                          "or save it again") from e
 

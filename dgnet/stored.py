@@ -7,6 +7,7 @@ __all__ = ['Readers', 'Damaged', 'write_done', 'read_done', 'checkpoint_fault', 
            'folder_lock', 'discard', 'finish']
 
 # %% ../nbs/18_stored.ipynb #18f00002
+import errno
 import json
 import struct
 import warnings
@@ -126,6 +127,8 @@ def read_finished(
     return Finished(facts, contents)
 
 # %% ../nbs/18_stored.ipynb #18f0000e
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
 @contextmanager
 def folder_lock(
     path: Path,   # of the lock's file, in a folder that is made if need be
@@ -136,9 +139,9 @@ def folder_lock(
     lock = FileLock(path)
     try:
         with naming_write_errors(path): lock.acquire()
-    except (NotImplementedError, OSError) as e:
-        cause = e.__cause__ or e
-        if not isinstance(cause, NotImplementedError): raise
+    except OSError as e:   # older versions of filelock raise NotImplementedError, which comes as its cause
+        cause = e.__cause__
+        if not isinstance(cause, NotImplementedError) and getattr(cause, "errno", None) not in _NO_LOCKS: raise
         warnings.warn(f"{path.parent}: this disk has no locks; start nothing else there until this has ended")
         lock = None
     try:
@@ -175,6 +178,7 @@ def finish(
         except Damaged:
             return None
     def clear() -> None:
+        for half in folder.glob("*.tmp"): half.unlink(missing_ok=True)   # of a process that was killed while it wrote
         try:
             read_finished(folder, config, readers, needs)
         except Damaged as e:

@@ -208,6 +208,14 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         with pytest.raises(ValueError, match="not a file of its own"): load_model(place)
 
 
+def test_a_disk_that_cannot_be_mapped_is_not_called_a_damaged_file(model, monkeypatch):
+    import dgnet.model as M
+    def refuse(*args): raise OSError(19, "No such device")
+    monkeypatch.setattr(M, "safe_open", refuse)
+    with pytest.raises(OSError, match="model.safetensors: cannot be mapped into memory .*No such device.*Copy it to"):
+        M.load_model(model)
+
+
 def test_every_command_names_the_model_and_not_the_photo(model, tmp_path, capsys, monkeypatch):
     from PIL import Image
     from dgnet.generated_set import generate_cli

@@ -218,6 +218,14 @@ def test_work_of_an_earlier_version_is_taken_as_long_as_it_can_be_read(work, sai
     assert len(times) == 2
 
 
+def test_halves_of_a_killed_process_are_cleared_away(work):
+    folder, times, ask = work
+    for name in ("model.safetensors.4711.tmp", "done.json.4711.tmp"): (folder / name).write_bytes(b"half")
+    (folder / "curve.csv").unlink()
+    with pytest.warns(UserWarning, match="curve.csv: gone; made again"): ask()
+    assert {p.name for p in folder.iterdir()} == {"curve.csv", "done.json", "lock"}
+
+
 def test_read_done_takes_a_damaged_note_as_not_finished(work, said):
     from dgnet.stored import read_done
     folder, _, _ = work
@@ -255,10 +263,13 @@ def test_two_that_ask_at_once_get_one_work(tmp_path):
     assert len(times) == 1
 
 
-def test_a_disk_without_locks_is_named(work, said, monkeypatch):
+@pytest.mark.parametrize("error", [NotImplementedError("FileSystem does not appear to support flock"),
+                                   OSError(37, "No locks available")], ids=["flock", "lockd"])
+def test_a_disk_without_locks_is_named(work, said, monkeypatch, error):
+    "Lustre and NFS; with some versions of filelock the first of them was waited for without an end."
     import filelock
     folder, times, ask = work
-    def refuse(self): raise NotImplementedError("FileSystem does not appear to support flock")
+    def refuse(self): raise error
     monkeypatch.setattr(filelock.FileLock, "_acquire", refuse)
     (folder / "curve.csv").unlink()
     ask()
