@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RE_RANK_BYTES', 'read_heads', 'embed', 'similarity', 'Masks', 'camera_rule', 'APs', 'average_precision',
-           'count_above', 'check_scores', 'match_ranks', 'IdentityColumns', 'by_person', 'identity_columns',
+           'check_scores', 'count_above', 'match_ranks', 'IdentityColumns', 'by_person', 'identity_columns',
            'ReidResult', 'check_labels', 'check_matches', 'check_numbers', 'rank_metrics', 'multi_query', 'Neighbours',
            'neighbours', 'reciprocal', 'expand', 're_rank', 'RankedList', 'ranked_list', 'show_ranked_list', 'Interval',
            'resample_people', 'paired_bootstrap']
@@ -108,6 +108,26 @@ def average_precision(
     def mean(v): return v.masked_fill(~is_match, 0).sum(1) / n
     return APs(mean((before + after) / 2), mean(after))
 
+# %% ../nbs/32_reid.ipynb #f3200003
+def check_scores(
+    scores,        # "q g": a tensor, a NumPy array or lists; larger is more alike
+    shape: tuple,  # that they must have
+) -> Tensor:
+    "The same as a tensor. Raises ValueError for another shape, and for NaN, which is neither above nor below."
+    scores = as_numbers(scores, "the scores", 2)
+    if tuple(scores.shape) != tuple(shape):
+        raise ValueError(f"the scores are of shape {tuple(scores.shape)}; {shape[0]} queries and {shape[1]} gallery "
+                         f"photos need {tuple(shape)}")
+    if not scores.is_floating_point(): return scores.double()
+    if n := int(scores.isnan().sum()):
+        raise ValueError(f"the scores hold NaN in {n} places, which is neither above nor below: look for it where they "
+                         "were made")
+    return scores
+
+def _within(scores: Tensor) -> Tensor:
+    "Infinities become the largest numbers there are: they rank as what they are, and -inf still means nobody."
+    return scores.clamp(torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max)
+
 # %% ../nbs/32_reid.ipynb #281a2850
 def count_above(
     wrong: Float[Tensor, "q g"],  # scores; -inf: not in the list
@@ -126,25 +146,6 @@ def count_above(
 def _ranks(wrong: Tensor, right: Tensor) -> Tensor:
     ranks = count_above(wrong, right) + torch.arange(right.shape[1], device=right.device)
     return ranks.double().masked_fill(right == -torch.inf, torch.inf)
-
-def check_scores(
-    scores,        # "q g": a tensor, a NumPy array or lists; larger is more alike
-    shape: tuple,  # that they must have
-) -> Tensor:
-    "The same as a tensor. Raises ValueError for another shape, and for NaN, which is neither above nor below."
-    scores = as_numbers(scores, "the scores", 2)
-    if tuple(scores.shape) != tuple(shape):
-        raise ValueError(f"the scores are of shape {tuple(scores.shape)}; {shape[0]} queries and {shape[1]} gallery "
-                         f"photos need {tuple(shape)}")
-    if not scores.is_floating_point(): return scores.double()
-    if n := int(scores.isnan().sum()):
-        raise ValueError(f"{n} of the scores are NaN, which is neither above nor below: look for it where they were "
-                         "made")
-    return scores
-
-def _within(scores: Tensor) -> Tensor:
-    "Infinities become the largest numbers there are: they rank as what they are, and -inf still means nobody."
-    return scores.clamp(torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max)
 
 def match_ranks(
     scores,        # "q g", as in `check_scores`

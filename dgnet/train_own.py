@@ -307,6 +307,11 @@ def _hold(folder: Path, key: str, force: bool, held: ExitStack) -> None:
     _require_free(folder, key, force)   # of what the other one has left
     if not (folder / "metrics.json").exists(): _write_metrics(folder, {"run": key, "finished": False})
 
+def _written_by_main(run: Run, folder: Path, notes: list) -> OwnRun:
+    "What the first of several processes has written, for the others."
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return OwnRun(run, folder, pd.DataFrame(metrics["marks"]), notes)
+
 def _require_tools() -> None:
     "Raise ValueError before anything is trained when there is no such device, or no way to draw."
     default_device()
@@ -346,17 +351,14 @@ def train_own(
     held_out = hold_out_people(data, hold_out)
     cfg = make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held_out.n_ids)
     cfg = with_source(cfg, held_out, path)
-    # too few for a batch: said before the teacher learns
-    TripletSampler(relabel(held_out.train.ids), cfg.batch, cfg.seed)
+    TripletSampler(relabel(held_out.train.ids), cfg.batch, cfg.seed)   # too few for a batch: said early
     folder, progress = output_folder(out, path, run_key(cfg), force), report and partial(report, cfg)
     results: list = []
     with ExitStack() as held:
         processes.on_main(lambda: _hold(folder, run_key(cfg), force, held))
         run, notes = _run_noting(lambda: run_on(cfg, held_out, progress, save_every, processes), test_splits(held_out))
         processes.on_main(lambda: results.append(write_results(run, photos, left_out, folder, notes)))
-    if results: return results[0]
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return OwnRun(run, folder, pd.DataFrame(metrics["marks"]), notes)
+    return results[0] if results else _written_by_main(run, folder, notes)
 
 # %% ../nbs/56_train_own.ipynb #4de21465
 # not for --set
