@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from .core import naming_write_errors, write_atomically
-from .datasets import IMAGE_SUFFIXES, is_photo, list_photos
+from .labels import IMAGE_SUFFIXES, is_photo, list_photos
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .generate import MARK, ImageGenerator, image_sheet, load_generator, photo_at, photo_size, provenance_comment
 from .generate import save_image, swap_pairs, to_pil

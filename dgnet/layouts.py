@@ -194,7 +194,7 @@ REMARKS = {"loose": "photos beside the folders that are used", "deeper": "photos
            "guessed": "file names that seem to tell a camera, and are not believed",
            "picked": "photos of test people that were picked as queries",
            "spare": "photos that this layout keeps twice, or of nobody who is looked for"}
-_QUIET = ("name", "spare", "picked")        # said elsewhere, or as it should be
+_QUIET = ("spare", "picked")   # as it should be
 _OWN_TABLES = ("factors.csv", "manifest.csv")
 
 def files_below(
