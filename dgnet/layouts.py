@@ -259,7 +259,7 @@ def find_unused(
         elif suffix == ".csv" and not system and place.parent in tops and place.name not in _OWN_TABLES:
             kind = "table" if data.name != "csv" or is_table(place) and place.parent in tops else ""
         if kind: remarks.append(Remark(kind, Path(data.root, os.path.relpath(place, real(data.root)))))
-    return remarks
+    return sorted(remarks, key=lambda r: r.path)
 
 # %% ../nbs/09_layouts.ipynb #d1400014
 def remarks_line(
