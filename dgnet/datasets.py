@@ -26,23 +26,28 @@ from .tables import CSV_FORM, find_file, read_lines, read_table, shorten, table_
 def _form(rule: re.Pattern) -> str:
     return "start like 0002_c1… or 0002_000_01_…" if rule is NAME_RULE else f"follow the pattern {rule.pattern!r}"
 
-def read_folder(
-    folder: Path,  # photos whose names carry person and camera
-    name: str,     # of the split
-    rule: re.Pattern = NAME_RULE,  # from `name_rule`
-) -> Split:
-    "One flat folder. A photo whose name cannot be read is passed over with a warning that names it."
+def _read_flat(folder: Path, name: str, rule: re.Pattern) -> tuple[Split, tuple]:
+    "A split, and the names of photos that were passed over."
     photos, ignored = list_photos(folder)
     labels = [parse_name(p.name, rule) for p in photos]
     odd = tuple(p.name for p, label in zip(photos, labels) if label is None)
     if len(odd) == len(photos):
         raise ValueError(f"{folder}: none of the {len(odd)} file names in it {_form(rule)}, e.g. {odd[0]}. Give a "
                          f"pattern that fits. {REMEDY}")
+    kept = [(p, label) for p, label in zip(photos, labels) if label is not None]
+    return make_split([p for p, _ in kept], [label for _, label in kept], name, ignored + odd), odd
+
+def read_folder(
+    folder: Path,  # photos whose names carry person and camera
+    name: str,     # of the split
+    rule: re.Pattern = NAME_RULE,  # from `name_rule`
+) -> Split:
+    "One flat folder. A photo whose name cannot be read is passed over with a warning that names it."
+    split, odd = _read_flat(folder, name, rule)
     if odd:
         warnings.warn(f"{folder}: {len(odd)} photos passed over, their names do not {_form(rule)}: "
                       f"{', '.join(odd[:3])}")
-    kept = [(p, label) for p, label in zip(photos, labels) if label is not None]
-    return make_split([p for p, _ in kept], [label for _, label in kept], name, ignored + odd)
+    return split
 
 # %% ../nbs/14_datasets.ipynb #d3549ba6
 BOXES = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test", "multi_query": "gt_bbox",
@@ -64,7 +69,7 @@ def read_market_layout(
 ) -> ReidData:
     "Market-1501, DukeMTMC-reID, CUHK03-NP and others share one layout."
     needed = [split for split in folders if split in SPLITS[:3] or (root / folders[split]).is_dir()]
-    splits = {split: read_folder(root / folders[split], split, rule) for split in needed}
+    splits = {split: _read_flat(root / folders[split], split, rule)[0] for split in needed}
     names = _names_in_files(splits, rule)
     if more := splits.get("multi_query"):
         queried = np.isin(more.ids, splits["query"].ids)
@@ -159,7 +164,7 @@ def read_person_folders(
     "Any photos, one folder per person; nobody to test on. A pattern with a / in it reads folders of any other kind."
     if rule is not NAME_RULE and "/" in rule.pattern: return _read_by_path(root, name, rule)
     if rule is not NAME_RULE and not person_folders(root):
-        people, nobody = read_folder(root, "train", rule), make_split([], [], "query")
+        people, nobody = _read_flat(root, "train", rule)[0], make_split([], [], "query")
         return ReidData(name, root, people, nobody, nobody._replace(name="gallery"),
                         names=_names_in_files({"train": people}, rule))
     return _join_people(name, root, [_read_people(root, "train", rule)], rule, False)
@@ -182,7 +187,7 @@ def read_split_folders(
         raise ValueError(f"{root}: {people} holds a folder for each person, {side} photos side by side. Make all alike")
     wanted = {{"test": "gallery", "val": "val_gallery"}.get(split, split): f for split, f in folders.items()}
     if flat["train"]:
-        splits = {split: read_folder(folder, split, rule) for split, folder in wanted.items()}
+        splits = {split: _read_flat(folder, split, rule)[0] for split, folder in wanted.items()}
         nobody = make_split([], [], "query")
         data = ReidData(name, root, **{"query": nobody, "gallery": nobody._replace(name="gallery"), **splits},
                         names=_names_in_files(splits, rule))

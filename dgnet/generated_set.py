@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from .core import naming_write_errors, write_atomically
-from .datasets import IMAGE_SUFFIXES, is_photo, list_photos
+from .labels import IMAGE_SUFFIXES, is_photo, list_photos
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .generate import MARK, ImageGenerator, image_sheet, load_generator, photo_at, photo_size, provenance_comment
 from .generate import save_image, swap_pairs, to_pil
@@ -104,6 +104,17 @@ def _clear(out: Path) -> None:
         if p.suffix in ENDINGS.values() and may_replace(p, MARK): p.unlink()
 
 # %% ../nbs/53_generated_set.ipynb #4494030b
+def _write_facts(out: Path, generator: ImageGenerator, source: Source, plan: SetPlan, command: str,
+                 finished: bool) -> None:
+    cfg, split = generator.model.cfg, source.split
+    facts = {"same": plan.about, "pictures": len(plan.files), "people": len({f.split("/")[0] for f in plan.files}),
+             "photos": split.n, "photos of people": len(split.people), "people numbered by": source.people,
+             "layout": source.layout, "source": source.root.resolve().name, "left out": list(source.left_out),
+             "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command,
+             "finished": finished}
+    with write_atomically(out / "generated.json") as temporary:
+        temporary.write_bytes((json.dumps(facts, indent=1) + "\n").encode())
+
 def _begin(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, command: str, force: bool,
            held: ExitStack) -> None:
     with naming_write_errors(out): out.mkdir(exist_ok=True)

@@ -194,7 +194,7 @@ REMARKS = {"loose": "photos beside the folders that are used", "deeper": "photos
            "guessed": "file names that seem to tell a camera, and are not believed",
            "picked": "photos of test people that were picked as queries",
            "spare": "photos that this layout keeps twice, or of nobody who is looked for"}
-_QUIET = ("name", "spare", "picked")        # said elsewhere, or as it should be
+_QUIET = ("spare", "picked")   # as it should be
 _OWN_TABLES = ("factors.csv", "manifest.csv")
 
 def files_below(
@@ -259,7 +259,7 @@ def find_unused(
         elif suffix == ".csv" and not system and place.parent in tops and place.name not in _OWN_TABLES:
             kind = "table" if data.name != "csv" or is_table(place) and place.parent in tops else ""
         if kind: remarks.append(Remark(kind, Path(data.root, os.path.relpath(place, real(data.root)))))
-    return remarks
+    return sorted(remarks, key=lambda r: r.path)
 
 # %% ../nbs/09_layouts.ipynb #d1400014
 def remarks_line(

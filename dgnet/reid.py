@@ -262,8 +262,9 @@ def check_numbers(
     return tuple(checked)
 
 # %% ../nbs/32_reid.ipynb #fb12323d
-def _ranks_in_chunks(query, gallery, scores: Tensor | None, chunk: int, likeness: dict) -> Tensor:
+def _ranks_in_chunks(query, gallery, scores: Tensor | None, chunk: int, own: Tensor, likeness: dict) -> Tensor:
     order = by_person(gallery)
+    place = torch.full_like(gallery.ids, len(order)).scatter_(0, order, torch.arange(len(order), device=order.device))
     gallery, n = gallery.take(order), len(order)
     kind = torch.float32 if scores is None else torch.promote_types(scores.dtype, torch.float32)
     # column n takes the filling; see above
@@ -275,6 +276,8 @@ def _ranks_in_chunks(query, gallery, scores: Tensor | None, chunk: int, likeness
             similarity(q, gallery, **likeness, out=s[:, :n])
         else:
             s[:, :n] = _within(scores[rows][:, order])
+        itself = own[(own[:, 0] >= rows[0]) & (own[:, 0] <= rows[-1])]
+        s[itself[:, 0] - rows[0], place[itself[:, 1]]] = -torch.inf   # a photo is no answer to itself
         column, match = identity_columns(q, gallery)
         right = s.gather(1, column).masked_fill_(~match, -torch.inf).sort(1, descending=True).values
         ranks.append(_ranks(s.scatter_(1, column, -torch.inf), right))
@@ -290,6 +293,7 @@ def rank_metrics(
     beta_on: str = "query",   # see `similarity`
     scores=None,              # "q g": ready scores, larger is better, instead of the above; see `check_scores`
     chunk: int = 512,         # queries at a time
+    own: Int[np.ndarray, "m 2"] | None = None,  # rows of query and gallery that are one photo, left out
 ) -> ReidResult:
     """CMC and both mAPs; averages divide by all queries. Raises ValueError when the labels allow no ranking, or for
     features or scores that are no numbers."""
@@ -299,7 +303,8 @@ def rank_metrics(
         query, gallery = check_numbers(query, gallery, head)
     else:
         scores = check_scores(scores, (len(query.ids), len(gallery.ids))).to(query.ids.device)
-    ranks = _ranks_in_chunks(query, gallery, scores, chunk, dict(beta=beta, head=head, beta_on=beta_on))
+    likeness, own = dict(beta=beta, head=head, beta_on=beta_on), np.empty((0, 2), np.int64) if own is None else own
+    ranks = _ranks_in_chunks(query, gallery, scores, chunk, torch.as_tensor(own, device=query.ids.device), likeness)
     check_matches(torch.isfinite(ranks).sum(1), query.ids)
     ap, first = average_precision(ranks), ranks[:, 0]
     rank1, rank5, rank10 = ((first < k).double().mean().item() for k in (1, 5, 10))
@@ -423,12 +428,14 @@ def ranked_list(
     query: Embeddings,    # who is looked for
     gallery: Embeddings,  # where
     k: int = 10,          # length of the list
+    own: Int[np.ndarray, "m 2"] | None = None,  # as in `rank_metrics`
     **likeness,           # beta, head, beta_on of `similarity`
 ) -> RankedList:
     "The first k answers to each query."
     query, gallery = check_numbers(query, gallery, likeness.get("head", "both"))
     masks = camera_rule(query, gallery)
     scores = similarity(query, gallery, **likeness).masked_fill(masks.junk, -torch.inf)
+    if own is not None: scores[tuple(own.T)] = -torch.inf
     best = scores.topk(min(k, len(gallery.ids)), dim=1)
     return RankedList(best.indices.masked_fill(best.values == -torch.inf, -1), masks.match.gather(1, best.indices))
 

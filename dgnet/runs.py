@@ -42,6 +42,7 @@ from .stored import Damaged, Finished, discard, finish, read_checkpoint, read_do
 from .synthetic import RENDER_VERSION, read_factors, write_domain
 from .teacher import make_teacher, teacher_config, train_teacher
 from .train import GeneratedBatch, TrainState, fit
+from .verdict import require_labels, same_photos
 
 # %% ../nbs/41_runs.ipynb #5a11a611
 def is_real(
@@ -58,7 +59,9 @@ def _state_of(path: Path) -> tuple:
 @lru_cache(maxsize=8)
 def _loaded(dataset: str, path: str, state: tuple = ()) -> ReidData:
     layout = "market" if dataset == "strangers" else dataset   # strangers lie in Market-1501's layout
-    return load_dataset(layout, path)._replace(name=dataset)
+    data = load_dataset(layout, path)
+    if not (data.root / "factors.csv").is_file(): require_labels(data)   # before anything is learnt from it
+    return data._replace(name=dataset)
 
 def get_data(
     cfg: Config,               # `dataset`, and the sizes of a synthetic world
@@ -122,9 +125,10 @@ def evaluate(
     cfg: Config,               # size, flip, β and whom it weighs
     heads: tuple = ("both",),  # of "prim", "fine", "both"
 ) -> dict[str, ReidResult]:
-    "Re-id results of a network, one per head."
+    "Re-id results of a network, one per head; a query's own photo is left out of its list."
     q, g = (embed(net, load_split(s, cfg), s, flip=cfg.flip_test) for s in (query, gallery))
-    return {h: rank_metrics(q, g, beta=cfg.beta, head=h, beta_on=cfg.beta_on) for h in heads}
+    own = same_photos(query.paths, gallery.paths)
+    return {h: rank_metrics(q, g, beta=cfg.beta, head=h, beta_on=cfg.beta_on, own=own) for h in heads}
 
 # %% ../nbs/41_runs.ipynb #9b7036bc
 class WeakTeacher(RuntimeError):
