@@ -83,7 +83,7 @@ def frozen(
     net: nn.Module,             # passed through, not learnt from
     dropout: bool = False,      # leave dropout on
 ):
-    """A pass through a frozen copy: gradient flows to the input only, batch norm uses but does not stored its
+    """A pass through a frozen copy: gradient flows to the input only, batch norm uses but does not store its
     statistics."""
     params = [p for p in net.parameters() if p.requires_grad]
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
@@ -216,8 +216,7 @@ def feed_losses(
     out = encode_in_passes(model.E_a, generated.x_ij, cfg, half)
     size = 2 * half if cfg.merge_passes else half
     parts = zip(*(v.split(size) for v in generated))
-    # its statistics stay as they are   # its statistics stay as they are
-    with frozen(teacher, dropout=True):   # its statistics stay as they are   # its statistics stay as they are
+    with frozen(teacher, dropout=True):   # its statistics stay as they are
         q = torch.cat([soft_label(teacher, x, cfg, y_i, y_j) for x, y_i, y_j in parts])
     return {"prim": 2 * l_prim(q, out.logits_prim), "fine": 2 * l_id(out.logits_fine, generated.y_j)}
 
@@ -399,7 +398,7 @@ def train_step(
     "One iteration: draw, decode, D's step, everybody else's step against the new D. Returns the losses, on the device."
     cfg, model, opt, processes = state.cfg, state.model, state.optimisers, state.processes
     if cfg.offline != (generated is not None):
-        raise ValueError("a stored of generated images and offline=True belong together")
+        raise ValueError("a store of generated images and offline=True belong together")
     w = loss_weights(state.it, cfg)
     set_rates(opt, state.it, cfg)
     if isinstance(cfg.compile, str): torch.compiler.cudagraph_mark_step_begin()   # the last step's graphs may go
