@@ -375,8 +375,8 @@ def keep_tensors(
         with write_atomically(file, SafetensorError) as temporary:
             save_file(tensors, temporary, {"sha256": content_hash(tensors)})
     except OSError as error:
-        warnings.warn(f"{file.parent}: nothing could be kept for the next time ({error.__cause__ or error}); this time "
-                      "is not affected")
+        warnings.warn(f"{file.parent}: what was computed could not be kept for the next time "
+                      f"({error.__cause__ or error}); this time is not affected")
 
 def kept_tensors(file: Path) -> dict[str, Tensor] | None:
     "What was kept; None when there is nothing, or, with a warning, when it is not as it was written."

@@ -162,6 +162,7 @@ def discard(
     warnings.warn(f"{reason}; made again")
     for name in ("done.json", *names): (folder / name).unlink(missing_ok=True)
 
+# %% ../nbs/18_stored.ipynb #18f0002e
 def finish(
     folder: Path,
     config: dict,                # that is asked for

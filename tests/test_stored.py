@@ -288,7 +288,7 @@ class Counter:
     "The least that has a state."
     def __init__(self): self.w = torch.zeros(100)
     def state_dict(self): return {"w": self.w, "key": "a"}
-    def load_state_dict(self, content): self.w = dict(content)["w"] if content["key"] == "a" else 1 / 0
+    def load_state_dict(self, content): self.w = dict(content)["w"] if dict(content)["key"] == "a" else 1 / 0
 
 
 @pytest.mark.parametrize("harm", [lambda f: f.write_bytes(b""), lambda f: f.write_bytes(f.read_bytes()[:500]),
