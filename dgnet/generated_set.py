@@ -86,10 +86,11 @@ def _claim(out: Path, facts: dict, force: bool = False) -> bool:
                              "say --force, and they stay beside the set")
         return False
     try:
-        begun = dict(json.loads(file.read_text(encoding="utf-8"))["same"])
+        begun = json.loads(file.read_text(encoding="utf-8"))["same"]
     except (OSError, ValueError, KeyError, TypeError):
         begun = None
-    if begun is not None and all(begun.get(k) == v for k, v in facts.items()): return True
+    begun = begun if isinstance(begun, dict) and "pairs" in begun else None
+    if begun and all(begun.get(k) == v for k, v in facts.items()): return True
     if force: return False
     if begun is None:
         raise ValueError(f"{file}: was not written by this command, or cannot be read, so this set cannot go on. Give "
@@ -104,6 +105,17 @@ def _clear(out: Path) -> None:
         if p.suffix in ENDINGS.values() and may_replace(p, MARK): p.unlink()
 
 # %% ../nbs/53_generated_set.ipynb #4494030b
+def _write_facts(out: Path, generator: ImageGenerator, source: Source, plan: SetPlan, command: str,
+                 finished: bool) -> None:
+    cfg, split = generator.model.cfg, source.split
+    facts = {"same": plan.about, "pictures": len(plan.files), "people": len({f.split("/")[0] for f in plan.files}),
+             "photos": split.n, "photos of people": len(split.people), "people numbered by": source.people,
+             "layout": source.layout, "source": source.root.resolve().name, "left out": list(source.left_out),
+             "trained on": [cfg.dataset, cfg.source, cfg.tier], "torch": torch.__version__, "command": command,
+             "finished": finished}
+    with write_atomically(out / "generated.json") as temporary:
+        temporary.write_bytes((json.dumps(facts, indent=1) + "\n").encode())
+
 def _begin(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, command: str, force: bool,
            held: ExitStack) -> None:
     with naming_write_errors(out): out.mkdir(exist_ok=True)
@@ -121,6 +133,7 @@ def _end(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, co
         temporary.write_bytes(set_card(generator, source, plan, command).encode("utf-8", "replace"))
     _write_facts(out, generator, source, plan, command, True)
 
+# %% ../nbs/53_generated_set.ipynb #f5300001
 def _require_folder(out: Path, inputs: list) -> None:
     """Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or
     around one."""
