@@ -284,6 +284,7 @@ def _ranks_in_chunks(query, gallery, scores: Tensor | None, chunk: int, own: Ten
     most = max(r.shape[1] for r in ranks)
     return torch.cat([F.pad(r, (0, most - r.shape[1]), value=torch.inf) for r in ranks])
 
+# %% ../nbs/32_reid.ipynb #f3200005
 @torch.no_grad()
 def rank_metrics(
     query: Embeddings,        # who is looked for
@@ -405,11 +406,10 @@ def re_rank(
     the memory for n photos in all is not free; `re_rank_in_chunks` of `large_galleries` needs far less."""
     query, gallery = check_numbers(as_embeddings(query, "query"), as_embeddings(gallery, "gallery"), "both")
     if min(k1, k2) < 1: raise ValueError(f"k1={k1}, k2={k2}: at least one neighbour")
-    n, free = len(query.ids) + len(gallery.ids), free_memory(query.prim.device)
-    if RE_RANK_BYTES * n * n > free:
-        raise MemoryError(f"re-ranking {n:,} photos at once needs {RE_RANK_BYTES * n * n / 2**30:,.1f} GiB, and "
-                          f"{free / 2**30:,.1f} are free: not enough memory. Use re_rank_in_chunks of "
-                          "dgnet.large_galleries")
+    n, free = len(query.ids) + len(gallery.ids), free_memory(query.prim.device) / 2**30
+    if (needed := RE_RANK_BYTES * n * n / 2**30) > free:
+        raise MemoryError(f"re-ranking {n:,} photos at once needs {needed:,.1f} GiB, and {free:,.1f} are free: not "
+                          "enough memory. Use re_rank_in_chunks of dgnet.large_galleries")
     distance, order = neighbours(query, gallery, beta, k1 + 1)
     near = expand(reciprocal(order, k1), reciprocal(order, round(k1 / 2)))
     v = distance.neg().exp_().mul_(near)
@@ -498,9 +498,9 @@ def resample_people(
     return Interval(float(above.sum() / below.sum()), float(low), float(high))
 
 def paired_bootstrap(
-    a: Float[np.ndarray, "q"],  # per query, e.g. `ours.ap` or `ours.hit`
-    b: Float[np.ndarray, "q"],  # the same queries under the other method
-    ids: Int[np.ndarray, "q"],  # whom each query shows
+    a,          # "q": per query, e.g. `ours.ap` or `ours.hit`; an array or a list
+    b,          # "q": the same queries under the other method
+    ids,        # "q": whom each query shows
     seed: int = 0,              # of the resampling
     draws: int = 2000,          # resamplings
     level: float = 0.95,        # share of draws inside the interval

@@ -167,6 +167,8 @@ class OwnRun(NamedTuple):
     marks: pd.DataFrame   # from `reid_table`
     notes: list           # of str: what was warned of
 
+def _name_of(run: Run) -> str: return printable(run.data.root.resolve().name)   # of "." too
+
 def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> str:
     q, g = test_splits(run.data)
     facts = [f"{run.data.train.n:,} photos of {run.data.n_ids:,} people were learnt from; the metrics are of "
@@ -181,8 +183,7 @@ def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> st
     if report.card.real:
         facts.append("<strong>This page shows photographs of people. It is meant for this machine: pass it on only as "
                      "those in the photographs allow.</strong>")
-    name = html.escape(printable(run.data.root.resolve().name))   # of "." too
-    return f"<h1>DG-Net, trained on {name}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
+    return f"<h1>DG-Net, trained on {html.escape(_name_of(run))}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
 
 def _page_parts(run: Run, report: DataReport, metrics: pd.DataFrame, pictures: dict[str, Path]) -> list[Part]:
     changed = [{"field": k, "value": str(v)} for k, v in asdict(run.config).items() if v != getattr(Config(), k)]
@@ -229,7 +230,8 @@ def write_results(
     for name in ("model.safetensors", "log.csv"):
         with write_atomically(folder / name) as temporary:
             shutil.copy(run.folder / name, temporary)
-    page = report_page(_page_parts(run, report, metrics, pictures), "DG-Net, trained",
+    title = f"DG-Net, trained on {_name_of(run)}"
+    page = report_page(_page_parts(run, report, metrics, pictures), title,
                        _page_intro(run, report, left_out, notes))
     with write_atomically(folder / "report.html") as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,13 @@ FEW = ("--tier", "smoke", "--set", "n_iter=2", "teacher_iter=2")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    "Rendered people, an untrained model, a local folder of their own."
+    "Six people of three photos, an untrained model, a local folder of their own."
     from dgnet.config import make_config
     from dgnet.model import DGNet
-    from dgnet.sources import render_people
     d = tmp_path_factory.mktemp("outputs")
-    render_people(d / "people", "market", 8, 4, 64, 32, 1)
+    for k in range(18):
+        (d / "people" / f"p{k % 6}").mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 64), 20 + 30 * (k % 6)).convert("RGB").save(d / "people" / f"p{k % 6}" / f"{k}.png")
     torch.manual_seed(0)
     DGNet(make_config("smoke"), 4).eval().save(d / "model.safetensors")
     with pytest.MonkeyPatch.context() as patch:
@@ -33,8 +35,7 @@ def place(tmp_path_factory):
         yield d
 
 
-def photos(place: Path) -> list:
-    return sorted((place / "people").rglob("query/*.jpg"))[:2]
+def photos(place: Path) -> list: return sorted((place / "people").rglob("*.png"))[:2]
 
 
 def call(place: Path, name: str, out) -> int:
@@ -52,9 +53,8 @@ def call(place: Path, name: str, out) -> int:
         return generate_cli(["grid", "--appearance", a, "--structure", b, *model, "--out", str(out), *force])
     return generate_cli(["interpolate", a, b, "--steps", "2", *model, "--out", str(out), *force])
 
-FILES = [("check --sheet", "s.png"), ("check --sheet", "s.pdf"), ("check --csv", "f.csv"), ("rank --out", "r.png"),
-         ("rank --out", "r.jpg"), ("rank --out", "r.pdf"), ("rank --csv", "r.csv"), ("swap --out", "s.png"),
-         ("swap --out", "s.jpg"), ("grid --out", "g.png"), ("interpolate --out", "i.gif")]
+FILES = [("check --sheet", "s.png"), ("check --csv", "f.csv"), ("rank --out", "r.jpg"), ("rank --out", "r.pdf"),
+         ("rank --csv", "r.csv"), ("swap --out", "s.png"), ("grid --out", "g.jpg"), ("interpolate --out", "i.gif")]
 
 
 @pytest.mark.parametrize("name, file", FILES, ids=lambda v: v)
@@ -147,36 +147,43 @@ def test_two_sets_into_one_folder(place, tmp_path, capsys):
     assert "another command is at work there" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_two_trainings_into_one_folder(place, tmp_path, capsys):
-    "Another one is refused at once; the same one waits, and finds the results."
+def test_two_trainings_into_one_folder(tmp_path):
+    "Another one is refused at once; the same one waits until the first has written."
     import dgnet.train_own as T
-    from dgnet.terminal import locked_folder
-    out = tmp_path / "out"
-    def train(*more): return T.train_cli([str(place / "people"), "--out", str(out), *FEW, *more])
-    assert train() == 0
-    before, key = (out / "model.safetensors").read_bytes(), json.loads((out / "metrics.json").read_text())["run"]
-    assert train("seed=5") == 2 and key in capsys.readouterr().err, "the results of another training stay"
-    codes: list = []
-    with locked_folder(out, "--out"):
-        assert train("seed=5") == 2
-        same = threading.Thread(target=lambda: codes.append(train()))
+    events: list = []
+    def same_run():
+        with ExitStack() as held:
+            T._hold(tmp_path, "a" * 16, False, held)
+            events.append("the second begins")
+    with ExitStack() as held:
+        T._hold(tmp_path, "a" * 16, False, held)
+        with pytest.raises(ValueError, match="another command is at work there. Wait for it"):
+            T._hold(tmp_path, "b" * 16, False, ExitStack())
+        same = threading.Thread(target=same_run)
         same.start()
-        same.join(6)
-        assert same.is_alive() or codes == [0]
+        same.join(0.5)
+        events.append("the first has written")
+        (tmp_path / "model.safetensors").write_bytes(b"hours of work")
     same.join(60)
-    assert codes == [0] and (out / "model.safetensors").read_bytes() == before
-    assert not (out / ".lock").exists()
-    assert train("seed=5", "--force") == 0 and (out / "model.safetensors").read_bytes() != before
+    assert events == ["the first has written", "the second begins"] and not (tmp_path / ".lock").exists()
+    T._write_metrics(tmp_path, {"run": "a" * 16, "finished": True})
+    for key, force, fits in (("a", False, True), ("b", False, False), ("b", True, True)):
+        with ExitStack() as held:
+            if fits:
+                T._hold(tmp_path, key * 16, force, held)
+            else:
+                with pytest.raises(ValueError, match="aaaaaaaaaaaaaaaa"): T._hold(tmp_path, key * 16, force, held)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"hours of work"
 
 
-def test_what_a_failed_training_began_is_no_hindrance(tmp_path):
+def test_what_a_failed_training_began_is_no_hindrance(place, tmp_path):
     import dgnet.train_own as T
     (tmp_path / "out").mkdir()
     T._write_metrics(tmp_path / "out", {"run": "a" * 16, "finished": False})
-    assert T.output_folder(tmp_path / "out", tmp_path / "photos", "b" * 16) == tmp_path / "out"
+    assert T.output_folder(tmp_path / "out", place / "people", "b" * 16) == tmp_path / "out"
     (tmp_path / "out" / "model.safetensors").touch()
     with pytest.raises(ValueError, match="another training"):
-        T.output_folder(tmp_path / "out", tmp_path / "photos", "b" * 16)
+        T.output_folder(tmp_path / "out", place / "people", "b" * 16)
 
 
 def test_a_file_that_cannot_be_written_is_named_and_what_was_there_stays(place, tmp_path, monkeypatch, capsys):
@@ -250,8 +257,7 @@ def test_from_a_wheel_the_notebooks_are_missed_before_anything_is_trained(tmp_pa
 @pytest.mark.parametrize("env, words", [
     ({"DGNET_DEVICE": "gpu"}, ("DGNET_DEVICE=gpu", "no such device", "cpu")),
     ({"DGNET_DEVICE": "meta"}, ("DGNET_DEVICE=meta",)),
-    ({"MPLBACKEND": "nonsense"}, ("MPLBACKEND=nonsense", "Unset it")),
-    ({"HOME": "/nonexistent/home", "MPLCONFIGDIR": ""}, ()),
+    ({"MPLBACKEND": "nonsense", "HOME": "/nonexistent/home"}, ("MPLBACKEND=nonsense", "Unset it")),
 ])
 def test_the_environment_is_named_when_it_is_at_fault(place, env, words, tmp_path):
     "A device is refused before the photos are looked at; a backend or a home that is not there does no harm."
