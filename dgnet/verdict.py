@@ -168,7 +168,7 @@ def unanswered(
     itself: Counter = Counter()
     for q, g in ([] if own is None else own.tolist()):
         at_another = query.cams[q] < 0 or query.cams[q] != gallery.cams[g]
-        itself[q] += query.ids[q] == gallery.ids[g] and at_another
+        itself[q] += int(query.ids[q] == gallery.ids[g] and at_another)
 
     def matches(row: int, person: int, camera: int) -> int:
         if person == -1: return 0
