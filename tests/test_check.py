@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dgnet.check import KINDS, card_of, check_dataset, contact_sheet, data_cli, differences, unanswered
+from dgnet.check import KINDS, card_of, check_dataset, contact_sheet, data_cli, differences
 from dgnet.datasets import DATASETS, Label, load_dataset, make_split
 from dgnet.photos import decode
 from dgnet.reid import Embeddings, camera_rule
 from dgnet.sources import CARDS, Card, Count, card_text
 from dgnet.synthetic import write_domain
+from dgnet.verdict import unanswered
 
 ROOT = Path(__file__).resolve().parent.parent
 
