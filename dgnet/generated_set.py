@@ -86,10 +86,11 @@ def _claim(out: Path, facts: dict, force: bool = False) -> bool:
                              "say --force, and they stay beside the set")
         return False
     try:
-        begun = dict(json.loads(file.read_text(encoding="utf-8"))["same"])
+        begun = json.loads(file.read_text(encoding="utf-8"))["same"]
     except (OSError, ValueError, KeyError, TypeError):
         begun = None
-    if begun is not None and all(begun.get(k) == v for k, v in facts.items()): return True
+    begun = begun if isinstance(begun, dict) and "pairs" in begun else None
+    if begun and all(begun.get(k) == v for k, v in facts.items()): return True
     if force: return False
     if begun is None:
         raise ValueError(f"{file}: was not written by this command, or cannot be read, so this set cannot go on. Give "
@@ -132,6 +133,7 @@ def _end(generator: ImageGenerator, source: Source, plan: SetPlan, out: Path, co
         temporary.write_bytes(set_card(generator, source, plan, command).encode("utf-8", "replace"))
     _write_facts(out, generator, source, plan, command, True)
 
+# %% ../nbs/53_generated_set.ipynb #f5300001
 def _require_folder(out: Path, inputs: list) -> None:
     """Raises OSError or ValueError when the folder is not there and cannot be made, or when it lies inside an input or
     around one."""

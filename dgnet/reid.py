@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RE_RANK_BYTES', 'read_heads', 'embed', 'similarity', 'Masks', 'camera_rule', 'APs', 'average_precision',
-           'count_above', 'check_scores', 'match_ranks', 'IdentityColumns', 'by_person', 'identity_columns',
+           'check_scores', 'count_above', 'match_ranks', 'IdentityColumns', 'by_person', 'identity_columns',
            'ReidResult', 'check_labels', 'check_matches', 'check_numbers', 'rank_metrics', 'multi_query', 'Neighbours',
            'neighbours', 'reciprocal', 'expand', 're_rank', 'RankedList', 'ranked_list', 'show_ranked_list', 'Interval',
            'resample_people', 'paired_bootstrap']
@@ -108,6 +108,26 @@ def average_precision(
     def mean(v): return v.masked_fill(~is_match, 0).sum(1) / n
     return APs(mean((before + after) / 2), mean(after))
 
+# %% ../nbs/32_reid.ipynb #f3200003
+def check_scores(
+    scores,        # "q g": a tensor, a NumPy array or lists; larger is more alike
+    shape: tuple,  # that they must have
+) -> Tensor:
+    "The same as a tensor. Raises ValueError for another shape, and for NaN, which is neither above nor below."
+    scores = as_numbers(scores, "the scores", 2)
+    if tuple(scores.shape) != tuple(shape):
+        raise ValueError(f"the scores are of shape {tuple(scores.shape)}; {shape[0]} queries and {shape[1]} gallery "
+                         f"photos need {tuple(shape)}")
+    if not scores.is_floating_point(): return scores.double()
+    if n := int(scores.isnan().sum()):
+        raise ValueError(f"the scores hold NaN in {n} places, which is neither above nor below: look for it where they "
+                         "were made")
+    return scores
+
+def _within(scores: Tensor) -> Tensor:
+    "Infinities become the largest numbers there are: they rank as what they are, and -inf still means nobody."
+    return scores.clamp(torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max)
+
 # %% ../nbs/32_reid.ipynb #281a2850
 def count_above(
     wrong: Float[Tensor, "q g"],  # scores; -inf: not in the list
@@ -126,25 +146,6 @@ def count_above(
 def _ranks(wrong: Tensor, right: Tensor) -> Tensor:
     ranks = count_above(wrong, right) + torch.arange(right.shape[1], device=right.device)
     return ranks.double().masked_fill(right == -torch.inf, torch.inf)
-
-def check_scores(
-    scores,        # "q g": a tensor, a NumPy array or lists; larger is more alike
-    shape: tuple,  # that they must have
-) -> Tensor:
-    "The same as a tensor. Raises ValueError for another shape, and for NaN, which is neither above nor below."
-    scores = as_numbers(scores, "the scores", 2)
-    if tuple(scores.shape) != tuple(shape):
-        raise ValueError(f"the scores are of shape {tuple(scores.shape)}; {shape[0]} queries and {shape[1]} gallery "
-                         f"photos need {tuple(shape)}")
-    if not scores.is_floating_point(): return scores.double()
-    if n := int(scores.isnan().sum()):
-        raise ValueError(f"{n} of the scores are NaN, which is neither above nor below: look for it where they were "
-                         "made")
-    return scores
-
-def _within(scores: Tensor) -> Tensor:
-    "Infinities become the largest numbers there are: they rank as what they are, and -inf still means nobody."
-    return scores.clamp(torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max)
 
 def match_ranks(
     scores,        # "q g", as in `check_scores`
@@ -283,6 +284,7 @@ def _ranks_in_chunks(query, gallery, scores: Tensor | None, chunk: int, own: Ten
     most = max(r.shape[1] for r in ranks)
     return torch.cat([F.pad(r, (0, most - r.shape[1]), value=torch.inf) for r in ranks])
 
+# %% ../nbs/32_reid.ipynb #f3200005
 @torch.no_grad()
 def rank_metrics(
     query: Embeddings,        # who is looked for
@@ -404,11 +406,10 @@ def re_rank(
     the memory for n photos in all is not free; `re_rank_in_chunks` of `large_galleries` needs far less."""
     query, gallery = check_numbers(as_embeddings(query, "query"), as_embeddings(gallery, "gallery"), "both")
     if min(k1, k2) < 1: raise ValueError(f"k1={k1}, k2={k2}: at least one neighbour")
-    n, free = len(query.ids) + len(gallery.ids), free_memory(query.prim.device)
-    if RE_RANK_BYTES * n * n > free:
-        raise MemoryError(f"re-ranking {n:,} photos at once needs {RE_RANK_BYTES * n * n / 2**30:,.1f} GiB, and "
-                          f"{free / 2**30:,.1f} are free: not enough memory. Use re_rank_in_chunks of "
-                          "dgnet.large_galleries")
+    n, free = len(query.ids) + len(gallery.ids), free_memory(query.prim.device) / 2**30
+    if (needed := RE_RANK_BYTES * n * n / 2**30) > free:
+        raise MemoryError(f"re-ranking {n:,} photos at once needs {needed:,.1f} GiB, and {free:,.1f} are free: not "
+                          "enough memory. Use re_rank_in_chunks of dgnet.large_galleries")
     distance, order = neighbours(query, gallery, beta, k1 + 1)
     near = expand(reciprocal(order, k1), reciprocal(order, round(k1 / 2)))
     v = distance.neg().exp_().mul_(near)
@@ -497,9 +498,9 @@ def resample_people(
     return Interval(float(above.sum() / below.sum()), float(low), float(high))
 
 def paired_bootstrap(
-    a: Float[np.ndarray, "q"],  # per query, e.g. `ours.ap` or `ours.hit`
-    b: Float[np.ndarray, "q"],  # the same queries under the other method
-    ids: Int[np.ndarray, "q"],  # whom each query shows
+    a,          # "q": per query, e.g. `ours.ap` or `ours.hit`; an array or a list
+    b,          # "q": the same queries under the other method
+    ids,        # "q": whom each query shows
     seed: int = 0,              # of the resampling
     draws: int = 2000,          # resamplings
     level: float = 0.95,        # share of draws inside the interval

@@ -227,7 +227,8 @@ def _write_lists(root, photos):
 # %% ../nbs/13_synthetic.ipynb #d882d4c7
 def _is_marker(stored) -> bool:
     "Whether what stands in a folder's synthetic.json is what `write_domain` writes there."
-    return isinstance(stored, dict) and stored.get("world") in WORLDS and isinstance(stored.get("hash"), str)
+    if not isinstance(stored, dict): return False
+    return stored.get("world") in list(WORLDS) and isinstance(stored.get("hash"), str)
 
 def _is_complete(final, settings, force=False):
     "Whether the folder holds exactly this domain; raises when it holds something else, unless that may be replaced."

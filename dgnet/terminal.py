@@ -43,11 +43,11 @@ def printable(
     return _UNSEEN.sub(_shown, text)
 
 # %% ../nbs/01_terminal.ipynb #7e51a006
-def _finish_output() -> None:
-    "What is still on its way to standard output must get there; if it cannot, Python need not try again at its end."
-    if sys.stdout is None: return
+def _send(text: str = "") -> None:
+    "To standard output, at once; what cannot get there now is not tried again at Python's end. Raises OSError."
+    if sys.stdout is None: return   # a program without a terminal
     try:
-        with naming_write_errors("standard output"): sys.stdout.flush()
+        with naming_write_errors("standard output"): print(text, end="", flush=True)
     except OSError as e:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise e.__cause__ if isinstance(e.__cause__, BrokenPipeError) else e
@@ -58,11 +58,10 @@ def say(
 ) -> None:
     "Print; what the terminal cannot show becomes a question mark, what would give it orders is shown. None is needed."
     stream = sys.stderr if error else sys.stdout
-    if stream is None: return   # a program without a terminal
     code = getattr(stream, "encoding", None) or "utf-8"
-    text = "\n".join(printable(line) for line in text.split("\n"))
-    print(text.encode(code, "replace").decode(code), file=stream, flush=error)
-    if not error: _finish_output()
+    text = "\n".join(printable(line) for line in text.split("\n")).encode(code, "replace").decode(code)
+    if not error: _send(f"{text}\n")
+    elif stream is not None: print(text, file=stream, flush=True)
 
 # %% ../nbs/01_terminal.ipynb #f1150002
 def one_line(
@@ -302,7 +301,7 @@ def run_command(
     try:
         _draw_into_files()
         code = do() or 0
-        _finish_output()
+        _send()
         return code
     except KeyboardInterrupt:
         line, code = stopped, 130

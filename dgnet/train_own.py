@@ -167,6 +167,8 @@ class OwnRun(NamedTuple):
     marks: pd.DataFrame   # from `reid_table`
     notes: list           # of str: what was warned of
 
+def _name_of(run: Run) -> str: return printable(run.data.root.resolve().name)   # of "." too
+
 def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> str:
     q, g = test_splits(run.data)
     facts = [f"{run.data.train.n:,} photos of {run.data.n_ids:,} people were learnt from; the metrics are of "
@@ -181,8 +183,7 @@ def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> st
     if report.card.real:
         facts.append("<strong>This page shows photographs of people. It is meant for this machine: pass it on only as "
                      "those in the photographs allow.</strong>")
-    name = html.escape(printable(run.data.root.resolve().name))   # of "." too
-    return f"<h1>DG-Net, trained on {name}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
+    return f"<h1>DG-Net, trained on {html.escape(_name_of(run))}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
 
 def _page_parts(run: Run, report: DataReport, metrics: pd.DataFrame, pictures: dict[str, Path]) -> list[Part]:
     changed = [{"field": k, "value": str(v)} for k, v in asdict(run.config).items() if v != getattr(Config(), k)]
@@ -229,7 +230,8 @@ def write_results(
     for name in ("model.safetensors", "log.csv"):
         with write_atomically(folder / name) as temporary:
             shutil.copy(run.folder / name, temporary)
-    page = report_page(_page_parts(run, report, metrics, pictures), "DG-Net, trained",
+    title = f"DG-Net, trained on {_name_of(run)}"
+    page = report_page(_page_parts(run, report, metrics, pictures), title,
                        _page_intro(run, report, left_out, notes))
     with write_atomically(folder / "report.html") as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))
@@ -263,6 +265,11 @@ def _hold(folder: Path, key: str, force: bool, held: ExitStack) -> None:
     held.enter_context(locked_folder(folder, "--out", is_same_run))
     _require_free(folder, key, force)   # of what the other one has left
     if not (folder / "metrics.json").exists(): _write_metrics(folder, {"run": key, "finished": False})
+
+def _written_by_main(run: Run, folder: Path, notes: list) -> OwnRun:
+    "What the first of several processes has written, for the others."
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return OwnRun(run, folder, pd.DataFrame(metrics["marks"]), notes)
 
 def _require_tools() -> None:
     "Raise ValueError before anything is trained when there is no such device, or no way to draw."
@@ -306,8 +313,7 @@ def train_own(
     held_out = hold_out_people(data, hold_out)
     cfg = make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held_out.n_ids)
     cfg = with_source(cfg, held_out, path)
-    # too few for a batch: said before the teacher learns
-    TripletSampler(relabel(held_out.train.ids), cfg.batch, cfg.seed)
+    TripletSampler(relabel(held_out.train.ids), cfg.batch, cfg.seed)   # too few for a batch: said early
     folder, progress = output_folder(out, path, run_key(cfg), force), report and partial(report, cfg)
     results: list = []
     with ExitStack() as held:
@@ -315,9 +321,7 @@ def train_own(
         run, notes = _run_noting(lambda: run_on(cfg, held_out, progress, save_every, processes), test_splits(held_out))
         notes = list(filter(None, [remarks_line(data), *notes]))
         processes.on_main(lambda: results.append(write_results(run, photos, left_out, folder, notes)))
-    if results: return results[0]
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return OwnRun(run, folder, pd.DataFrame(metrics["marks"]), notes)
+    return results[0] if results else _written_by_main(run, folder, notes)
 
 # %% ../nbs/56_train_own.ipynb #4de21465
 # not for --set

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from dgnet.appearance import AppearanceEncoder, BaselineNet
 from dgnet.datasets import Split
+from dgnet.large_galleries import re_rank_in_chunks
 from dgnet.reid import (
     Embeddings, average_precision, by_person, camera_rule, count_above, embed, identity_columns, match_ranks,
     multi_query, paired_bootstrap, rank_metrics, ranked_list, re_rank, show_ranked_list, similarity,
@@ -358,3 +359,98 @@ def test_no_warning_without_a_reason():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rank_metrics(random_set(20, 4, 3, 13), random_set(90, 4, 3, 14))
+
+
+def few(ids, cam=1):
+    n = len(ids)
+    return Embeddings(torch.eye(8)[:n], torch.eye(8)[:n], torch.tensor(ids), torch.full((n,), cam))
+
+
+@pytest.mark.parametrize("scores, standard", [
+    ([[1.0, -np.inf, 0.5, 2.0], [0.1, 0.2, 0.9, 0.3]], (1 / 1 + 2 / 4) / 2),   # matches at ranks 1 and 4
+    ([[1.0, np.inf, 0.5, 2.0], [0.1, 0.2, 0.9, 0.3]], 1.0),
+    ([[-np.inf, -np.inf, 0.5, -np.inf], [0.1, 0.2, 0.9, 0.3]], (1 / 3 + 2 / 4) / 2),   # a tie counts against us
+])
+def test_infinities_rank_as_what_they_are(scores, standard):
+    result = rank_metrics(few([7, 2]), few([1, 7, 2, 7], 2), scores=scores)
+    assert result.ap_standard[0] == pytest.approx(standard)
+    masks = camera_rule(few([7, 2]), few([1, 7, 2, 7], 2))
+    assert np.isfinite(match_ranks(scores, masks)[0].numpy()).sum() == 2, "no match vanishes"
+
+
+def test_numbers_of_every_kind_give_the_same():
+    q, g = random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)
+    scores = similarity(q, g)
+    expected = rank_metrics(q, g, scores=scores)
+    arrays = [Embeddings(*(v.numpy() for v in e)) for e in (q, g)]
+    lists = [Embeddings(*(v.tolist() for v in e)) for e in (q, g)]
+    for queries, gallery in ((q, g), arrays, lists):
+        for values in (scores, scores.numpy(), scores.double().numpy()[::-1][::-1], scores.tolist(), None):
+            assert rank_metrics(queries, gallery, scores=values).mAP == pytest.approx(expected.mAP, abs=1e-7)
+    whole = (scores * 1000).round()
+    by_integers = rank_metrics(q, g, scores=whole.long().numpy())
+    assert by_integers.mAP == rank_metrics(q, g, scores=whole).mAP
+
+
+def test_double_scores_are_not_rounded_to_ties():
+    q, g = few([7]), few([7, 2], 2)
+    scores = np.array([[1.0 + 1e-12, 1.0]])
+    assert rank_metrics(q, g, scores=scores).rank1 == 1, "in float32 the two would tie, and a tie counts against us"
+
+
+@pytest.mark.parametrize("scores, words", [
+    (torch.rand(3, 4), r"of shape \(3, 4\); 2 queries and 4 gallery photos need \(2, 4\)"),
+    (torch.rand(4), r"of shape \(4,\)"), ([[1, 2], [3]], "no table of numbers"), ("high", "the scores"),
+    ([["a"] * 4] * 2, "no table of numbers"), (np.full((2, 4), np.nan), "NaN in 8 places"),
+    (np.ones((2, 4), "c8"), "real"),
+    ([[None] * 4] * 2, "no table of numbers")])
+def test_scores_that_cannot_be_ranked_are_refused_by_name(scores, words):
+    with pytest.raises(ValueError, match=words):
+        rank_metrics(few([7, 2]), few([1, 7, 2, 7], 2), scores=scores)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"ids": [7]}, r"the query's prim is of shape \(2, 8\), its ids \(1,\)"),
+    ({"cams": [1, 1, 1]}, r"the query's cams is of shape \(3,\), its ids \(2,\)"),
+    ({"ids": ["anna", "ben"]}, "the query's ids: no table of numbers"),
+    ({"ids": [7.5, 2]}, "the query's ids: no whole"),
+    ({"ids": [float("nan"), 2]}, "the query's ids: no whole"),
+    ({"prim": torch.eye(2)}, r"the query's f_prim is of shape \(2, 2\), the gallery's \(4, 8\)"),
+    ({"fine": None}, r"f_fine is of shape None, the gallery's \(4, 8\)"),
+    ({"prim": torch.eye(8)[0]}, r"the query's prim: float32 of shape \(8,\)"),
+])
+@pytest.mark.parametrize("rank", [rank_metrics, re_rank], ids=lambda f: f.__name__)
+def test_tables_that_do_not_fit_say_both_shapes(change, words, rank):
+    with pytest.raises(ValueError, match=words): rank(few([7, 2])._replace(**change), few([1, 7, 2, 7], 2))
+
+
+def test_an_unknown_head_is_refused():
+    for head in ("fused", "f_prim"):
+        with pytest.raises(ValueError, match="prim, fine and both"):
+            rank_metrics(few([7]), few([7], 2), head=head)
+    with pytest.raises(ValueError, match="no f_fine"):
+        rank_metrics(few([7])._replace(fine=None), few([7], 2)._replace(fine=None), head="fine")
+
+
+def test_two_methods_are_compared_query_by_query():
+    with pytest.raises(ValueError, match=r"a is of shape \(3,\), b \(1,\)"):
+        paired_bootstrap(np.ones(3), np.ones(1), np.arange(3))
+    with pytest.raises(ValueError, match="not finite"):
+        paired_bootstrap(np.array([1.0, np.nan]), np.ones(2), np.arange(2))
+
+
+def test_re_ranking_says_how_much_memory_it_needs_before_it_asks(monkeypatch):
+    q, g = random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)
+    monkeypatch.setattr("dgnet.reid.neighbours", lambda *_: pytest.fail("asked for"))
+    monkeypatch.setattr("dgnet.reid.free_memory", lambda device: 80**2 * 16 - 1)
+    with pytest.raises(MemoryError, match="re-ranking 80 photos at once needs 0.0 GiB.*re_rank_in_chunks"):
+        re_rank(q, g)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 200])
+@pytest.mark.parametrize("k1, k2, heads", [(20, 6, 2), (5, 1, 2), (3, 9, 1), (500, 6, 1)])
+def test_re_ranking_in_chunks_gives_the_same_scores(chunk, k1, k2, heads):
+    q, g = random_set(20, 5, 3, 1), random_set(60, 5, 3, 2)
+    if heads == 1: q, g = q._replace(fine=None), g._replace(fine=None)
+    at_once, in_chunks = re_rank(q, g, 0.5, k1, k2), re_rank_in_chunks(q, g, 0.5, k1, k2, chunk=chunk)
+    np.testing.assert_allclose(in_chunks, at_once, atol=2e-6)

@@ -238,7 +238,7 @@ def test_writing_twice_does_nothing_and_other_content_is_refused(domain, tmp_pat
     assert (root / "factors.csv").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="seed is 0, asked 1"):
         write_domain(world, base_of(world, root), **SIZES, seed=1)
-    (tmp_path / WORLDS[world].folder).mkdir(parents=True)
+    (tmp_path / WORLDS[world].folder / "mine").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="not written by write_domain"):
         write_domain(world, tmp_path, **SIZES)
     with pytest.raises(ValueError, match="market, duke, msmt17, cuhk03"):
