@@ -179,7 +179,8 @@ def test_a_csv_and_its_photos_stay_as_they_are(tmp_path, capsys):
         (["--csv", str(file)], "is the list of photos itself"),
         (["--sheet", str(tmp_path / "0.png")], "is there already"),
         (["--sheet", str(tmp_path / "0.png"), "--force"], "is one of the photos"),
-        (["--sheet", str(link), "--force"], "is one of the photos"), (["--pattern", r"(?P<id>\d)(?P<cam>\d)"], "Leave it out"),
+        (["--sheet", str(link), "--force"], "is one of the photos"),
+        (["--pattern", r"(?P<id>\d)(?P<cam>\d)"], "Leave it out"),
         (["--name", "market"], "a CSV file, not market"),
     ):
         assert data_cli(["check", str(file), *args]) == 2

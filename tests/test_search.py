@@ -129,7 +129,7 @@ def test_a_gallery_from_a_table(tmp_path, model, file, capsys):
     assert result.answers[0].matches == 1 and result.protocol == "cross-camera"
     assert {r["file"] for r in search_table(result)} == {"../photos/0001_c1_1.jpg", "../photos/0002_c2_1.jpg"}
     before = state(tmp_path)
-    assert run("--model", file, "--gallery", table, root / FLAT[1], "--out", root / FLAT[0]) == 2
+    assert run("--model", file, "--gallery", table, root / FLAT[1], "--out", root / FLAT[0], "--force") == 2
     assert "is one of the gallery's photos" in capsys.readouterr().err and state(tmp_path) == before
 
 
@@ -457,7 +457,7 @@ def bad_inputs(t: Path, file: Path) -> list:
         ((*m, "--gallery", t / "broken", q), "c.jpg: 1 of 3 gallery photos cannot be read"),
         ((*m, "--gallery", t / "ruins", "--skip-broken", q), "ruins: none of the 1 photos can be read"),
         (("--model", t / "none.safetensors", "--gallery", g, q), "none.safetensors: no such file"),
-        (("--model", t / "notes", "--gallery", g, q), "notes: not a readable safetensors file"),
+        (("--model", t / "notes", "--gallery", g, q), "notes: not a file of its own"),
         *((("--model", t / n, "--gallery", g, q), f"{n}: not a readable safetensors file")
           for n in ("cut.safetensors", "noise.safetensors", "zero.safetensors", "pickle.pt", "q.jpg")),
         (("--model", t / "other.safetensors", "--gallery", g, q), "not a DGNet model"),
