@@ -145,7 +145,7 @@ def _pick_test(data: ReidData, split: str, query: str, gallery: str) -> ReidData
 # %% ../nbs/14_datasets.ipynb #da14a003
 def _read_by_path(root: Path, name: str, rule: re.Pattern) -> ReidData:
     "All photos below a folder, by a pattern that reads folders, too."
-    found = [Path(p) for p, system in files_below(root) if not system and is_photo(os.path.basename(p))]
+    found = sorted(Path(p) for p, system in files_below(root) if not system and is_photo(os.path.basename(p)))
     matches = [rule.search(p.relative_to(root).as_posix()) for p in found]
     rows = [(p, m) for p, m in zip(found, matches) if m]
     if not rows:

@@ -236,6 +236,11 @@ def _why_unused(place: Path, used: set, homes: set, listed: bool) -> str:
     if folder in homes: return "loose"
     return "elsewhere" if homes.isdisjoint(folder.parent.parents) else "deeper"
 
+def _as_given(place: Path, data: ReidData) -> Path:
+    "A path below the dataset's folder as its photos are written."
+    base = Path(os.path.abspath(data.root))
+    return data.root / place.relative_to(base) if place.is_relative_to(base) else place
+
 def find_unused(
     data: ReidData,
     top: Path,                     # where to look
@@ -258,7 +263,7 @@ def find_unused(
         elif path.endswith("/"): kind = "closed"
         elif suffix == ".csv" and not system and place.parent in tops and place.name not in _OWN_TABLES:
             kind = "table" if data.name != "csv" or is_table(place) and place.parent in tops else ""
-        if kind: remarks.append(Remark(kind, Path(data.root, os.path.relpath(place, real(data.root)))))
+        if kind: remarks.append(Remark(kind, _as_given(place, data)))
     return sorted(remarks, key=lambda r: r.path)
 
 # %% ../nbs/09_layouts.ipynb #d1400014

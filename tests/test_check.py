@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dgnet.check import KINDS, card_of, check_dataset, contact_sheet, data_cli, differences, unanswered
+from dgnet.check import KINDS, card_of, check_dataset, contact_sheet, data_cli, differences
 from dgnet.datasets import DATASETS, Label, load_dataset, make_split
 from dgnet.photos import decode
 from dgnet.reid import Embeddings, camera_rule
 from dgnet.sources import CARDS, Card, Count, card_text
 from dgnet.synthetic import write_domain
+from dgnet.verdict import unanswered
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -176,8 +177,10 @@ def test_a_csv_and_its_photos_stay_as_they_are(tmp_path, capsys):
     before = state(tmp_path)
     for args, words in (
         (["--csv", str(file)], "is the list of photos itself"),
-        (["--sheet", str(tmp_path / "0.png")], "is one of the photos"),
-        (["--sheet", str(link)], "is one of the photos"), (["--pattern", r"(?P<id>\d)(?P<cam>\d)"], "Leave it out"),
+        (["--sheet", str(tmp_path / "0.png")], "is there already"),
+        (["--sheet", str(tmp_path / "0.png"), "--force"], "is one of the photos"),
+        (["--sheet", str(link), "--force"], "is one of the photos"),
+        (["--pattern", r"(?P<id>\d)(?P<cam>\d)"], "Leave it out"),
         (["--name", "market"], "a CSV file, not market"),
     ):
         assert data_cli(["check", str(file), *args]) == 2
@@ -247,7 +250,7 @@ def test_strays_by_kind(market):
     r = check_dataset(market, own=True)
     strays = sorted(f.detail for f in r.findings if f.kind == "stray")
     assert strays == ["*.mat", ".DS_Store", "._* (macOS)", "Thumbs.db", "hidden", "no ending"]
-    assert [f.what for f in r.findings if f.kind == "name"] == ["holiday photo.jpg"]
+    assert [f.what for f in r.findings if f.kind == "name"] == ["query/holiday photo.jpg"]
     assert r.kinds("note")["double"] == 1 and r.fit
 
 
@@ -305,7 +308,7 @@ def test_a_terminal_without_unicode(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdout", out)
     assert data_cli(["check", str(root)]) == 0 and data_cli(["card"]) == 0
     out.flush()
-    assert b"in ??" in out.buffer.getvalue() and b"fit to train on" in out.buffer.getvalue()
+    assert b"in ??" in out.buffer.getvalue() and b"not enough to train on" in out.buffer.getvalue()
 
 
 def test_the_sheet_of_a_world_needs_no_reminder(world, tmp_path, capsys):
