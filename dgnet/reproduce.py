@@ -36,7 +36,7 @@ from .planning import NOTEBOOKS, Job, JobsLine, NotebookPlan, choose_notebooks, 
 from .report import refresh_readme, require_own_page, write_report
 from .runs import WeakTeacher, find_folder, get_bound, get_data, get_gan, get_run, prefix_folder, read_done
 from .runs import teacher_folder
-from .study import BLOCKS, Trial, read_trials, run_trials, trial_key
+from .study import STUDY_BLOCKS, Trial, read_trials, run_trials, trial_key
 from .terminal import CommandParser, Failure, one_line, run_command, say
 
 # %% ../nbs/45_reproduce.ipynb #b4200007
@@ -310,7 +310,7 @@ def require_notebooks(
 # %% ../nbs/45_reproduce.ipynb #b4200014
 def missing_trials() -> list[Trial]:
     "Trials of the study that no stored row answers, the most telling first."
-    known, every = read_trials(), dict.fromkeys(t for block in BLOCKS for t in block.trials)
+    known, every = read_trials(), dict.fromkeys(t for block in STUDY_BLOCKS for t in block.trials)
     return [trial for trial in every if trial_key(trial) not in known]
 
 def study_words() -> str:
