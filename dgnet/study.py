@@ -7,7 +7,7 @@ __all__ = ['LONGER', 'ARMS', 'LABELS', 'RATES', 'STUDY', 'WORLDS_ASKED', 'RIGHT'
            'Arm', 'Trial', 'trial_config', 'stored_pictures', 'train_trial', 'trial_key', 'people_ap', 'run_trial',
            'read_trials', 'run_trials', 'Block', 'gains', 'over_seeds_and_people']
 
-# %% ../nbs/43_study.ipynb #57000028
+# %% ../nbs/43_study.ipynb #57000026
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .bound import draw_true_swaps
-from .config import RUN_VERSION, Config, make_config, run_key, strangers_config, strangers_key
+from .config import RUN_VERSION, Config, make_config, strangers_config, strangers_key
 from .core import FIGURES, LOCAL, default_device, device_name, short_hash
 from .datasets import ReidData, relabel
 from .loop import refresh_batch_norm
