@@ -329,7 +329,8 @@ def _conclude(state: TrainState, teacher: Teacher, data: ReidData, images: torch
     cfg, model = state.cfg, state.model
     if cfg.bn_on_real: refresh_batch_norm(model.E_a, images, cfg)
     model.classes = np.unique(data.train.ids).tolist()   # in the order of `relabel`
-    model.metrics = _metrics(state, data, read_log(folder / "log.csv").iloc[-1].dropna().to_dict())
+    last = read_log(folder / "log.csv").iloc[-1].drop("seconds", errors="ignore")   # the same run, the same file
+    model.metrics = _metrics(state, data, last.dropna().to_dict())
     model.eval().save(folder / "model.safetensors", key=run_key(cfg), iterations=state.it)
     write_done(folder, {"seconds": state.seconds, "teacher_seconds": teacher.about["seconds"],
                         "device": device_name(state.device), "arithmetic": arithmetic(state.device),
