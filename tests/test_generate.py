@@ -735,8 +735,8 @@ def test_every_mistake_is_one_line_and_changes_nothing(model, flat, two, tmp_pat
         (("swap", "empty", b, *M), "empty: a folder, not a photo"), (("swap", a, "void.jpg", *M), "void.jpg"),
         (("swap", "text.jpg", b, *M), "text.jpg"), (("swap", a, "cut.jpg", *M), "cut.jpg"),
         (("swap", "noise.png", b, *M), "noise.png"),
-        (("swap", a, b, *M, "--out", "there.png"), "there.png: is there already, and this command did not make it. Give another "
-         "name, or say --force"),
+        (("swap", a, b, *M, "--out", "there.png"),
+         "there.png: is there already, and this command did not make it. Give another name, or say --force"),
         (("swap", a, b, *M, "--out", "none/x.png"), "there is no folder none"),
         (("swap", a, b, *M, "--out", "x.tiff"), "give a file that ends in .png"),
         (("swap", a, b, *M, "--out", "x"), "give a file that ends in .png"),
