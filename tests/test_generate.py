@@ -585,7 +585,7 @@ def test_two_processes_do_not_write_one_set(generator, flat, tmp_path):
     from filelock import FileLock
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"):
-        with pytest.raises(ValueError, match="another process is making this set"):
+        with pytest.raises(ValueError, match="another command is at work there"):
             generate_set(generator, open_source(flat), tmp_path / "out", 5)
     assert not list((tmp_path / "out").rglob("*.png"))
     assert generate_set(generator, open_source(flat), tmp_path / "out", 5).made == 5
@@ -735,7 +735,8 @@ def test_every_mistake_is_one_line_and_changes_nothing(model, flat, two, tmp_pat
         (("swap", "empty", b, *M), "empty: a folder, not a photo"), (("swap", a, "void.jpg", *M), "void.jpg"),
         (("swap", "text.jpg", b, *M), "text.jpg"), (("swap", a, "cut.jpg", *M), "cut.jpg"),
         (("swap", "noise.png", b, *M), "noise.png"),
-        (("swap", a, b, *M, "--out", "there.png"), "there.png: is there already. Give another name, or say --force"),
+        (("swap", a, b, *M, "--out", "there.png"),
+         "there.png: is there already, and this command did not make it. Give another name, or say --force"),
         (("swap", a, b, *M, "--out", "none/x.png"), "there is no folder none"),
         (("swap", a, b, *M, "--out", "x.tiff"), "give a file that ends in .png"),
         (("swap", a, b, *M, "--out", "x"), "give a file that ends in .png"),

@@ -200,7 +200,7 @@ def test_a_file_that_cannot_be_written_is_named_and_what_was_there_stays(place, 
         assert call(place, name, tmp_path / file) == 2
         assert file in (message := capsys.readouterr().err) and "No space left on device" in message
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
-    monkeypatch.setattr("dgnet.synthetic._write_table", full)
+    monkeypatch.setattr("dgnet.synthetic._write_photos", full)
     for _ in range(2):
         assert data_cli(["render", str(tmp_path / "new"), "--people", "8", "--photos", "4"]) == 2
         message = capsys.readouterr().err
