@@ -268,6 +268,7 @@ def _take_prefix(state: TrainState, prefix: Path) -> bool:
         raise ValueError(f"{prefix / 'state.pt'}: of another kind. Delete that folder; the run begins again") from None
     return True
 
+# %% ../nbs/41_runs.ipynb #d5002b6c
 def _train_prefix(state: TrainState, *training, folder: Path, report, save_every: float) -> None:
     "Up to the warm-up: trained, and left for others, or taken over from another."
     cfg, prefix, checkpoint = state.cfg, prefix_folder(state.cfg), folder / "state.pt"
