@@ -269,6 +269,7 @@ def _table_label(path: Path, row, person: int) -> Label:
                          "are for the gallery only")
     return Label(person, camera)
 
+# %% ../nbs/14_datasets.ipynb #d500b284
 def read_csv(
     path: Path,         # the file
     name: str = "csv",  # of the dataset

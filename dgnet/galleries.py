@@ -129,6 +129,7 @@ def _known_label(path: Path, gallery: Gallery) -> tuple[Label | None, str]:
     if named: return named, "by its file name"
     return None, "neither a photo of the dataset nor a name that says who it is; --id tells"
 
+# %% ../nbs/49_galleries.ipynb #d5005ccb
 def _is_file(path: Path, facts: os.stat_result) -> bool:
     try:
         return os.path.samestat(os.stat(path), facts)

@@ -241,6 +241,7 @@ def _as_given(place: Path, data: ReidData) -> Path:
     base = Path(os.path.abspath(data.root))
     return data.root / place.relative_to(base) if place.is_relative_to(base) else place
 
+# %% ../nbs/09_layouts.ipynb #d500d140
 def find_unused(
     data: ReidData,
     top: Path,                     # where to look

@@ -158,6 +158,7 @@ def folder_names(
         folders[i] = name
     return folders
 
+# %% ../nbs/52_set_plan.ipynb #d50008bc
 def plan_set(
     generator: ImageGenerator,
     source: Source,

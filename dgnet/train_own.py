@@ -279,6 +279,16 @@ def _require_tools() -> None:
     except ImportError as e:
         raise ValueError(f"Matplotlib cannot draw here ({e}). Set MPLBACKEND=agg, which needs no window") from None
 
+def _read_quietly(path: Path, name: str | None, pattern: str | None, photos: DataReport, size: Config) -> tuple:
+    "The dataset and its unreadable photos, which are left out; what reading warns of is noted by `train_own`."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = load_dataset(name, path, pattern=pattern)
+    if not any(k in UNREADABLE for k in photos.kinds("stop")): return data, []
+    data, left_out = drop_unreadable(data, size.height, size.width)
+    require_labels(data)
+    return data, left_out
+
 # %% ../nbs/56_train_own.ipynb #f8ea8a1c
 def train_own(
     path: str | Path,               # a folder that `load_dataset` can read, or a CSV
@@ -304,12 +314,7 @@ def train_own(
     size = make_config(tier, "folder", recipe, True, **changes)   # a wrong field is said before a long look at photos
     photos = check_dataset(path, name, own, report=looking, pattern=pattern)
     require_trainable(photos, skip_broken)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")   # what reading warns of is noted below
-        data, left_out = load_dataset(name, path, pattern=pattern), []
-    if any(k in UNREADABLE for k in photos.kinds("stop")):
-        data, left_out = drop_unreadable(data, size.height, size.width)
-        require_labels(data)
+    data, left_out = _read_quietly(path, name, pattern, photos, size)
     held_out = hold_out_people(data, hold_out)
     cfg = make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held_out.n_ids)
     cfg = with_source(cfg, held_out, path)

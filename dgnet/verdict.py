@@ -65,6 +65,10 @@ KINDS = {
                   "give three people or more, or test people"),
     "batch": Kind("need", "photos to learn from, fewer than a batch",
                   "add photos, or train with a smaller batch (--set batch=2)"),
+}
+
+# %% ../nbs/29_verdict.ipynb #d5k0ee62
+KINDS |= {
     "learnt": Kind("look", "people of the test folders who are in the training folders, too: they are learnt",
                    "nothing, if other people have got the same names; else keep each person in one of the two"),
     "overlap": Kind("look", "queries that lie in the gallery, too (each is left out of its own list)",

@@ -356,7 +356,8 @@ def test_photos_beside_folders_are_left_out_with_a_note(tmp_path, model, capsys)
     for name in ("a.jpg", "ann/1.jpg", "bob/1.jpg"): photo(tmp_path / "in" / name, len(name))
     assert cli("set", tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--pairs", "2") == 0
     out = capsys.readouterr()
-    assert re.fullmatch(r"note: .*in: holds photos beside its folders; they are left out\n", out.err)
+    assert re.fullmatch(r"note: .*in: 1 photos beside the folders that are used \(.*\). dgnet_data check names all\n",
+                        out.err)
     assert "2 pictures of 2 people" in out.out
 
 
