@@ -508,8 +508,7 @@ def paired_bootstrap(
     "Mean of a − b, and its interval from `resample_people`. Raises ValueError for different shapes, and for NaN."
     a, b, ids = map(np.asarray, (a, b, ids))
     if not a.shape == b.shape == ids.shape:
-        raise ValueError(f"a is of shape {a.shape}, b {b.shape}, ids {ids.shape}: two methods are compared query by "
-                         "query")
+        raise ValueError(f"a is of shape {a.shape}, b {b.shape}, ids {ids.shape}: compared are the same queries")
     if not np.isfinite(a - b).all(): raise ValueError("a or b is not finite: look for it where they were made")
     tails = (1 - level) / 2, (1 + level) / 2
     interval = resample_people(a - b, np.ones(len(a)), ids, seed, draws, tails)
