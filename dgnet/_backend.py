@@ -5,8 +5,12 @@ import warnings
 
 def require_backend() -> None:
     "Import Matplotlib in any case; a name that it does not know is said and unset."
+    name = os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+    if not name: return
     try:
-        import matplotlib   # noqa: F401
+        matplotlib.rcParams["backend"] = name
+        os.environ["MPLBACKEND"] = name
     except ValueError:
-        warnings.warn(f"MPLBACKEND={os.environ.pop('MPLBACKEND', '')}: no such backend of Matplotlib. Unset it; until "
-                      "then Matplotlib chooses one itself", stacklevel=2)
+        warnings.warn(f"MPLBACKEND={name}: no such backend of Matplotlib. Unset it; until then Matplotlib chooses one "
+                      "itself", stacklevel=2)
