@@ -19,7 +19,6 @@ import platform
 import random
 import subprocess
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,17 +26,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-
-# %% ../nbs/00_core.ipynb #f11e0001
-def _require_backend() -> None:
-    "Matplotlib refuses to be imported where MPLBACKEND names no backend that it knows: then it chooses one itself."
-    try:
-        import matplotlib   # noqa: F401
-    except ValueError:
-        warnings.warn(f"MPLBACKEND={os.environ.pop('MPLBACKEND', '')}: no such backend of Matplotlib. Unset it; until "
-                      "then Matplotlib chooses one itself")
-
-_require_backend()
 
 # %% ../nbs/00_core.ipynb #f11e0002
 import matplotlib

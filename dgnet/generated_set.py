@@ -93,7 +93,7 @@ def _claim(out: Path, facts: dict, force: bool = False) -> bool:
     if begun and all(begun.get(k) == v for k, v in facts.items()): return True
     if force: return False
     if begun is None:
-        raise ValueError(f"{file}: was not written by this command, or cannot be read, so this set cannot go on. Give "
+        raise ValueError(f"{file}: cannot be read, or was not written by this command, so this set cannot go on. Give "
                          "a new folder, or say --force")
     differences = [f"{k} {begun.get(k)}, now {v}" for k, v in facts.items() if begun.get(k) != v]
     raise ValueError(f"--out {out}: holds another set ({'; '.join(differences)}). Give a new folder, or the "
