@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'SLIDER_SCRIPT', 'VERDICTS', 'RenderedPeople', 'jpeg_file', 'through_file', 'rendered_people', 'sprite',
-           'tiled', 'grid_figure', 'data_uri', 'frames_slider', 'Answer', 'compare_rankings', 'share_bars',
+           'tiled', 'grid_figure', 'data_uri', 'frames_slider', 'ListedPhoto', 'compare_rankings', 'share_bars',
            'interval_rows']
 
 # %% ../nbs/46_overview.ipynb #ov000017
@@ -200,8 +200,8 @@ def frames_slider(
             f'<img data-sprite alt="{alt}" src="{data_uri(sprite(frames), quality)}">{photo(1, "j")}</div>'
             f"<p data-without>{alt}</p></div>{script}")
 
-# %% ../nbs/46_overview.ipynb #ov000013
-class Answer(NamedTuple):
+# %% ../nbs/46_overview.ipynb #ov000019
+class ListedPhoto(NamedTuple):
     "A photo in a ranked list."
     image: Tensor   # uint8 "3 h w"
     camera: int
@@ -211,7 +211,7 @@ VERDICTS = {"query": ("ink", "query"), "right": ("good", "right ✓"), "wrong": 
             "junk": ("baseline", "not counted")}   # colour and words
 
 def compare_rankings(
-    rows: dict[str, list[Answer]],  # method → the query and its answers; rows of one length
+    rows: dict[str, list[ListedPhoto]],  # method → the query and its answers; rows of one length
     title: str,                     # what to see
 ) -> matplotlib.figure.Figure:
     "Some methods' answers to one query, a row each."
@@ -230,7 +230,7 @@ def compare_rankings(
     fig.suptitle(title, fontsize=11, weight="bold")
     return fig
 
-# %% ../nbs/46_overview.ipynb #ov000019
+# %% ../nbs/46_overview.ipynb #ov000006
 def share_bars(
     shares: dict[str, float],   # name → value, from top to bottom
     of_interest: str,           # the name of one bar
@@ -261,9 +261,10 @@ def interval_rows(
         colour = PALETTE["paper" if name.startswith("paper") else side]
         ax.plot((low, high), (y, y), color=colour, linewidth=3)
         ax.plot(value, y, "o", color=colour)
-        ax.text(max(high, 0) + 0.3, y, f"{value:+.1f}", va="center", fontsize=10)
-        ax.text(0.0, y - 0.28, name, va="bottom", fontsize=9.5, transform=ax.get_yaxis_transform())
-    ax.axvline(0, color=PALETTE["ink"], linewidth=0.8)
+        ax.text(max(high, 0) + 0.3, y, f"{value:+.1f}".replace("-", "−"), va="center", fontsize=10)
+        ax.text(0.0, y - 0.28, name, va="bottom", fontsize=9.5, transform=ax.get_yaxis_transform(),
+                bbox=dict(facecolor="white", edgecolor="none", pad=0.6))
+    ax.axvline(0, color=PALETTE["ink"], linewidth=0.8, zorder=0.5)
     ax.set(yticks=[], ylim=(len(rows) - 0.5, -0.9), xlabel=label)
     ax.spines["left"].set_visible(False)
     fig.suptitle(title, fontsize=11, weight="bold")
