@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'FILLS', 'Picture', 'networks', 'reaches', 'who_learns', 'Taught', 'taught', 'group_colour', 'MapPictures',
-           'code_picture', 'principal_picture', 'map_pictures_of', 'Pen', 'draw_swap', 'draw_self', 'draw_reid',
-           'map_title', 'method_map']
+           'code_picture', 'principal_picture', 'map_pictures_of', 'Pen', 'loss_box', 'draw_swap', 'draw_judges',
+           'draw_self', 'draw_reid', 'map_title', 'method_map']
 
 # %% ../nbs/47_method_map.ipynb #mm000025
 from typing import NamedTuple
@@ -155,7 +155,7 @@ def map_pictures_of(
                        code_picture(a_t), principal_picture(s_i), principal_picture(s_j), photo(x_ij), photo(x_ii),
                        photo(x_ti), q)
 
-# %% ../nbs/47_method_map.ipynb #mm000013
+# %% ../nbs/47_method_map.ipynb #mm000010
 class Pen:
     "Draws on one axes, in units of a hundredth of its width."
     def __init__(self, ax: matplotlib.axes.Axes, answers: dict[str, Taught]):
@@ -189,24 +189,33 @@ class Pen:
         self.ax.annotate("", points[-1], points[-2], zorder=2,
                          arrowprops=dict(arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=9, **style))
 
-    def loss(self, key: str, words: str, y: float, also: str = "", x: float = 70.5, w: float = 29.5) -> None:
-        "A box that says what a loss asks and whom it trains; `also`: a second part of the same loss."
-        answer = self.answers[key]
-        if also in self.answers:
-            names = dict.fromkeys([*answer.words.split(", "), *self.answers[also].words.split(", ")])
-            answer = Taught(answer.groups | self.answers[also].groups, ", ".join(names))
-        colour = group_colour(answer.groups)
-        self.ax.add_patch(FancyBboxPatch((x, y - 2.7), w, 5.4, boxstyle="round,pad=0,rounding_size=0.8", zorder=5,
-                                         facecolor="white", edgecolor=colour, linewidth=1.6))
-        self.text(x + 0.9, y + 1.2, words, ha="left")
-        self.text(x + 0.9, y - 1.35, f"trains {answer.words}", 8.5, ha="left", color=colour, weight="bold")
+# %% ../nbs/47_method_map.ipynb #mm000016
+def loss_box(
+    pen: Pen,
+    key: str,         # of the loss
+    words: str,       # what it asks
+    y: float,         # of the middle
+    also: str = "",   # a second part of the same loss
+    x: float = 70.5,  # of the left edge
+    w: float = 29.5,
+) -> None:
+    "A box that says what a loss asks and whom it trains."
+    answer = pen.answers[key]
+    if also in pen.answers:
+        names = dict.fromkeys([*answer.words.split(", "), *pen.answers[also].words.split(", ")])
+        answer = Taught(answer.groups | pen.answers[also].groups, ", ".join(names))
+    colour = group_colour(answer.groups)
+    pen.ax.add_patch(FancyBboxPatch((x, y - 2.7), w, 5.4, boxstyle="round,pad=0,rounding_size=0.8", zorder=5,
+                                     facecolor="white", edgecolor=colour, linewidth=1.6))
+    pen.text(x + 0.9, y + 1.2, words, ha="left")
+    pen.text(x + 0.9, y - 1.35, f"trains {answer.words}", 8.5, ha="left", color=colour, weight="bold")
 
-# %% ../nbs/47_method_map.ipynb #mm000017
+# %% ../nbs/47_method_map.ipynb #mm000013
 def draw_swap(
     pen: Pen,
     p: MapPictures,
 ) -> None:
-    "The first part of the map: the swap, and what judges it."
+    "The first part of the map: the swap."
     pen.text(0, 121.5, "1   Swap: the appearance of $x_i$ on the structure of $x_j$", 10.5, ha="left", weight="bold")
     pen.picture(p.x_i, 1, 100, 14, "$x_i$")
     pen.network("E_a", 16, 107)
@@ -222,6 +231,13 @@ def draw_swap(
     pen.wire((26.7, 107), (33, 107), (39.3, 98))
     pen.wire((36.7, 83), (39.3, 91.5))
     pen.text(33.5, 109.2, "sets AdaIN", 8.5)
+
+# %% ../nbs/47_method_map.ipynb #mm000017
+def draw_judges(
+    pen: Pen,
+    p: MapPictures,
+) -> None:
+    "What judges the swap: D, a frozen E_a, E_s, and the swap back."
     pen.picture(p.x_i, 56, 109.5, 10)
     pen.text(52.8, 115.5, "real\nphotos", 8.5)
     pen.network("D", 66, 112.5, 4.6, 8)
@@ -239,13 +255,13 @@ def draw_swap(
             ("code2", "$L^{code2}$: is $s_j$ found again?", 84, (67.6, 84))):
         if key not in pen.answers: continue
         pen.wire(start, (70.3, y), loss=key)
-        pen.loss(key, words, y)
+        loss_box(pen, key, words, y)
     if "cyc" in pen.answers:
         pen.text(57, 75.5, "swap back:\n$G(E_a(x^i_j), E_s(x^j_i))$", 8.5)
         pen.wire((66, 75.5), (70.3, 75.5), loss="cyc")
-        pen.loss("cyc", "$L^{cyc}$: is it $x_i$ again?", 75.5)
+        loss_box(pen, "cyc", "$L^{cyc}$: is it $x_i$ again?", 75.5)
 
-# %% ../nbs/47_method_map.ipynb #mm000018
+# %% ../nbs/47_method_map.ipynb #mm000029
 def draw_self(
     pen: Pen,
     p: MapPictures,
@@ -274,9 +290,9 @@ def draw_self(
         pen.picture(image, 46.5, y - 5.5, 11, "")
         pen.text(54.2, y + 4, name)
         pen.wire((52.2, y), (70.3, y), loss=key)
-        pen.loss(key, words, y)
+        loss_box(pen, key, words, y)
 
-# %% ../nbs/47_method_map.ipynb #mm000019
+# %% ../nbs/47_method_map.ipynb #mm000030
 def draw_reid(
     pen: Pen,
     p: MapPictures,
@@ -295,12 +311,12 @@ def draw_reid(
         pen.wire((20.2, 17 + (y - 17) / 4), (24.8, y))
     pen.wire((35.2, 13.2), (70.3, 28.2), loss="id_s")
     if "id_s_fine" in pen.answers: pen.wire((35.2, 25), (70.3, 29.5), loss="id_s_fine")
-    pen.loss("id_s", "$L^s_{id}$: which person? $y_i$", 29, also="id_s_fine")
+    loss_box(pen, "id_s", "$L^s_{id}$: which person? $y_i$", 29, also="id_s_fine")
     for key, words, start, y in (("fine", "$L_{fine}$: whose body? $y_j$", 23.2, 20.5),
                                  ("prim", "$L_{prim}$: match $q$", 11, 12)):
         if key not in pen.answers: continue
         pen.wire((35.2, start), (70.3, y), loss=key, dashed=True)
-        pen.loss(key, words, y)
+        loss_box(pen, key, words, y)
     if "prim" not in pen.answers: return
     pen.picture(p.x_ij, 38, -0.5, 8, "")
     pen.network("T", 49, 3.5, 5, 7, frozen=True)
@@ -315,7 +331,7 @@ def draw_reid(
     pen.wire((77, 3.5), (85, 3.5), (85, 9.1))
     pen.text(77.5, 1.5, "soft label $q$", 8.5, ha="left")
 
-# %% ../nbs/47_method_map.ipynb #mm000020
+# %% ../nbs/47_method_map.ipynb #mm000018
 def map_title(
     answers: dict[str, Taught],
 ) -> str:
@@ -333,7 +349,7 @@ def method_map(
     answers = taught(cfg)
     fig, ax = plt.subplots(figsize=(8.4, 11))
     pen = Pen(ax, answers)
-    for draw in (draw_swap, draw_self, draw_reid): draw(pen, pictures)
+    for draw in (draw_swap, draw_judges, draw_self, draw_reid): draw(pen, pictures)
     for y in (71.5, 36): ax.plot((0, 100), (y, y), color="#cccccc", linewidth=0.8)
     rows = [({"E_a"}, "$E_a$ and its heads", 24), ({"generator"}, "generator: $E_s$ and $G$", 28), ({"D"}, "$D$", 10),
             ({"E_a", "generator"}, "$E_a$ and generator", 26), (set(), "no network", 16)]
