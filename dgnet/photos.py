@@ -156,13 +156,15 @@ def _without_notes(file: io.BufferedIOBase) -> io.BufferedIOBase:
 
 def _load(file: io.BufferedIOBase, least: int | None, held: ExitStack) -> OpenPhoto:
     im = Image.open(file, formats=photo_formats())
-    n, orientation = im.width * im.height, _orientation(im)
-    photo = OpenPhoto(im, *(im.size if orientation > 4 else im.size[::-1]), orientation)
-    if least is None: return photo
-    if n > _MANY and im.format in ("JPEG", "MPO"): im.draft(None, (2 * least, 2 * least))
-    if n > _FEW: held.enter_context(_PIXELS.take(im.width * im.height * (16 if _is_transparent(im) else 9)))
-    im.load()
-    return photo
+    n, size, behind = im.width * im.height, im.size, im.format == "PNG" and "exif" not in im.info
+    # a PNG's note may stand behind its pixels: PIL would decode them to ask for it, and keep an error to itself
+    orientation = 1 if behind else _orientation(im)
+    if least is not None:
+        if n > _MANY and im.format in ("JPEG", "MPO"): im.draft(None, (2 * least, 2 * least))
+        if n > _FEW: held.enter_context(_PIXELS.take(im.width * im.height * (16 if _is_transparent(im) else 9)))
+        im.load()
+        if behind: orientation = _orientation(im)
+    return OpenPhoto(im, *(size if orientation > 4 else size[::-1]), orientation)
 
 # %% ../nbs/15_photos.ipynb #f1500006
 def _no_memory(name: str) -> MemoryError:

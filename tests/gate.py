@@ -36,7 +36,7 @@ def run_keys() -> dict:
     from dgnet.config import RECIPES, TIERS, make_config, run_key
     from dgnet.reproduce import NOTEBOOKS
     config.fast_bfloat16, keys = lambda device: True, {}   # "auto" means the same on every machine
-    for plan in NOTEBOOKS:
+    for plan in (plan for plan in NOTEBOOKS if not plan.extra):
         for tier in TIERS:
             for recipe in RECIPES:
                 runs = [run_key(make_config(tier, dataset, recipe, **changes)) for dataset, changes in plan.runs]

@@ -254,7 +254,7 @@ def test_every_other_wrong_model(tmp_path, model, two, capsys):
         (tmp_path / "cut.safetensors", "cut short"), (tmp_path / "header.safetensors", "cut short"),
         (tmp_path / "empty.safetensors", "cut short"), (tmp_path / "noise.safetensors", "not a readable"),
         (tmp_path / "bit.safetensors", "damaged"), (tmp_path / "other.safetensors", "not a DGNet model"),
-        (two[0], "not a readable safetensors"), (forged("list.safetensors", [1]), "do not belong together"),
+        (two[0], "not a readable safetensors"), (forged("list.safetensors", [1]), "where an object belongs"),
         (forged("bare.safetensors", {"format": "dgnet-model"}), "its header lacks"),
     ]:
         assert cli("swap", *two, "--model", file, "--out", tmp_path / "x.png") == 2

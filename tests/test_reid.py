@@ -1,5 +1,6 @@
 """The evaluator against slow loops written from the definitions."""
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,7 +263,7 @@ def encoder():
 
 def photos(n):
     x = torch.randint(0, 256, (n, 3, 32, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return x, Split([None] * n, np.arange(1, n + 1), np.ones(n, np.int64), "query")
+    return x, Split([Path(f"{n}-{k}.jpg") for k in range(n)], np.arange(1, n + 1), np.ones(n, np.int64), "query")
 
 
 def test_embed():

@@ -261,7 +261,8 @@ def test_the_progress_line_names_the_runs(planning):
 
 def test_prefixes_choose_notebooks(planning):
     assert [n.stem for n in planning.choose_notebooks(["table3"])] == ["table3_features"]
-    assert planning.choose_notebooks(None) == list(planning.NOTEBOOKS)
+    assert planning.choose_notebooks(None) == [n for n in planning.NOTEBOOKS if not n.extra]
+    assert [n.stem for n in planning.choose_notebooks(["study"])] == ["study_when_it_helps"]
 
 
 @pytest.mark.parametrize("args, words", [

@@ -311,7 +311,7 @@ def test_kept_features(tmp_path, model):
     assert not gallery_features(model, open_gallery(root), True).stored
     blocked = tmp_path / "file"
     blocked.touch()
-    with pytest.warns(UserWarning, match="could be kept"):
+    with pytest.warns(UserWarning, match="could not be kept"):
         gallery_features(model, open_gallery(root), True, blocked)
     assert not list(tmp_path.rglob("*.tmp"))
 
