@@ -207,7 +207,7 @@ REMARKS = {"loose": "photos beside the folders that are used", "deeper": "photos
            "elsewhere": "photos in folders that mean nothing in this layout", "table": "tables that are not read",
            "column": "columns of the table that are not read",
            "written": "numbers that the table writes in two ways, taken for one person",
-           "mixed": "persons of the table that are no whole numbers, as others are, so all are taken for names",
+           "mixed": "persons of the table that are no numbers of 1 to 18 digits, as others are: all are names",
            "system": "photos in folders of a system",
            "closed": "folders that may not be read", "name": "photos passed over, their names say no person",
            "guessed": "file names that seem to tell a camera, and are not believed",

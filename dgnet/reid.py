@@ -234,7 +234,7 @@ def check_matches(
                          "meet, or only at the same camera")
     if lost.any():
         people = [person(i) for i in ids[lost].unique().tolist()]
-        warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (of "
+        warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (persons: "
                       f"{', '.join(people[:5])}{', …' * (len(people) > 5)})")
 
 def _finite(side: str, head: str, feature: Tensor) -> Tensor:
