@@ -53,6 +53,7 @@ def found(path: Path, kind: str) -> list:
 
 # labels
 
+# source: https://github.com/incf-nidash/PyNIDM/pull/84, https://github.com/fastai/fastai/issues/1008
 def test_leading_zeros_that_a_spreadsheet_took_from_some_lines_are_said(tmp_path):
     file = table(tmp_path, ["007", "7", "07", "8", "8", "7.0", "9", "9"])
     assert found(file, "written") == ["007 and 7 and 07"]
@@ -61,12 +62,14 @@ def test_leading_zeros_that_a_spreadsheet_took_from_some_lines_are_said(tmp_path
     assert not found(table(tmp_path / "same", ["1", "1.0", "1,0".join('""'), "2"]), "written"), "one writing"
 
 
+# source: https://github.com/sinking8/x-24-us-election/issues/2
 def test_one_odd_person_among_numbers_is_said(tmp_path):
     assert found(table(tmp_path, ["1000", '"1,234"', "1234", "12e3", "7"]), "mixed") == ["1,234", "12e3"]
     assert not found(table(tmp_path / "names", ["anna", "bob"]), "mixed")
     assert found(table(tmp_path / "huge", ["9" * 19, "1"]), "mixed") == ["9" * 19], "more digits than a number has here"
 
 
+# source: https://github.com/MVC-Datasets/MVC/issues/4, https://github.com/billpsomas/rscir/issues/6
 def test_one_photo_in_two_folders_of_people_is_said(tmp_path):
     root = people(tmp_path / "p", "anna", "bob", "carl")
     (root / "anna2").symlink_to(root / "anna")
@@ -78,11 +81,13 @@ def test_one_photo_in_two_folders_of_people_is_said(tmp_path):
     assert len([f for f in judge_people(quiet(root)) if f.kind == "contradicted"]) == 4, "twice as one person is no lie"
 
 
+# source: own observation
 def test_a_query_who_is_learnt_under_another_name_is_said(tmp_path):
     for split, names in (("train", "ab"), ("query", "cd"), ("gallery", "cd")): people(tmp_path / split, *names)
     assert {f.split for f in judge_people(quiet(tmp_path)) if f.kind == "contradicted"} == {"query", "gallery"}
 
 
+# source: own observation
 def test_the_evaluators_warning_has_the_persons_as_written():
     lost = torch.tensor([1, 0, 0])
     with pytest.warns(UserWarning, match=r"2 of 3 queries have no true match and count as 0 \(persons: Ann, 007\)$"):
@@ -94,6 +99,7 @@ def test_the_evaluators_warning_has_the_persons_as_written():
 
 # one judge
 
+# source: own observation
 def test_rank_and_generate_set_say_what_check_says_of_labels(tmp_path):
     root = people(tmp_path / "p", "anna", "bob", "carl", "dora")
     assert label_note(quiet(root)) == "" and not open_source(root).notes
@@ -121,6 +127,7 @@ def test_a_telephones_photos_are_used_where_they_can_be_read_and_spoken_of_where
     assert is_photo("x.HEIC") and quiet(root).train.n == 10 and not found(root, "format")
 
 
+# source: https://github.com/photoprism/photoprism/issues/189 (HEIC not imported)
 @pytest.mark.skipif("AVIF" not in photo_formats(), reason="this Pillow reads no AVIF")
 def test_avif_photos_of_a_person_are_photos(tmp_path):
     root = people(tmp_path, "anna", "bob", "carl")
@@ -139,6 +146,7 @@ def test_a_folder_of_nothing_but_other_pictures_says_so(tmp_path, name, words, m
     assert words in capsys.readouterr().err and layouts.unread_pictures(people(tmp_path / "p", "x")) == ""
 
 
+# source: https://github.com/visit-dav/visit/issues/18015
 @pytest.mark.parametrize("content, words", [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     (b"\n<!DOCTYPE html><html>404", "web page"), (b"<HTML>", "web page"), (b"none", "UnidentifiedImageError")])
@@ -147,6 +155,7 @@ def test_what_lies_in_place_of_a_photo_is_named(tmp_path, content, words):
     assert words in decode(tmp_path / "a.jpg").detail
 
 
+# source: https://github.com/wordfence/wordfence-cli/issues/25, https://github.com/PyFilesystem/pyfilesystem2/issues/132
 def test_links_that_lead_to_themselves_are_counted(tmp_path):
     root = people(tmp_path, "anna", "bob", "carl")
     for place in (root, root / "anna"): (place / "x.jpg").symlink_to(place / "x.jpg")
@@ -156,6 +165,7 @@ def test_links_that_lead_to_themselves_are_counted(tmp_path):
         ("broken", "anna/x.jpg"), ("loose", "x.jpg")] and sum(report.shapes.values()) == 9
 
 
+# source: own observation
 def test_the_table_is_no_stray_file_of_its_own(tmp_path):
     file = table(tmp_path, ["a", "b", "c"])
     (tmp_path / "notes.txt").touch()
@@ -172,6 +182,7 @@ def test_missing_photos_of_a_table_in_number(tmp_path, n, words):
 
 # environment
 
+# source: https://github.com/InternLM/lmdeploy/issues/2258
 @pytest.mark.parametrize("module, name", [("check", "data_cli"), ("search", "rank_cli")])
 def test_a_deleted_working_directory_is_named(tmp_path, module, name):
     (tmp_path / "gone").mkdir()
