@@ -77,7 +77,7 @@ def compare(
     """The gain with its 95 % interval: over seeds and people, or over people where there is one seed. Raises ValueError
     when the queries, or the numbers of trainings, are not the same."""
     if len(ours) != len(control) or not len(ours):
-        raise ValueError(f"{len(ours)} trainings of DG-Net and {len(control)} of its control: they are compared in pairs")
+        raise ValueError(f"{len(ours)} trainings of DG-Net and {len(control)} of its control: give pairs")
     difference = np.stack([people_gains(a, b) for a, b in zip(ours, control)])
     if len(ours) > 1: gain = over_seeds_and_people(difference)
     else: gain = Interval(*(100 * v for v in paired_bootstrap(ours[0].ap, control[0].ap, ours[0].ids)))

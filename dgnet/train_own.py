@@ -229,8 +229,9 @@ def _draw_pictures(run: Run, folder: Path) -> dict[str, Path]:
 def _query_facts(run: Run, ours: list[ReidResult], control: list[ReidResult]) -> dict:
     "Average precision of each query, for each seed."
     query, _ = test_splits(run.data)
-    aps = {name: [r.ap.round(6).tolist() for r in results] for name, results in (("DG-Net", ours), ("control", control))}
-    return {"photos": [os.path.relpath(p, run.data.root) for p in query.paths], "AP": {k: v for k, v in aps.items() if v}}
+    photos = [os.path.relpath(p, run.data.root) for p in query.paths]
+    measured = {"DG-Net": ours, "control": control} if control else {"DG-Net": ours}
+    return {"photos": photos, "AP": {name: [r.ap.round(6).tolist() for r in rs] for name, rs in measured.items()}}
 
 def _comparison_facts(comparison: Comparison | None) -> dict:
     if comparison is None: return {}
