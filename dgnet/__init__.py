@@ -1,7 +1,8 @@
 __version__ = "0.2.0"
 
-from ._backend import require_backend
+from ._backend import require_backend, require_working_directory
 from ._renamed import keep_old_names
 
+require_working_directory()
 require_backend()
 keep_old_names()

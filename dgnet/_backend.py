@@ -1,6 +1,20 @@
-"""Matplotlib refuses to be imported where MPLBACKEND names no backend that it knows; then it chooses one itself."""
+"""What must be so before PyTorch is imported: a working directory, and a plotting backend that Matplotlib knows."""
 import os
+import sys
 import warnings
+
+
+def require_working_directory() -> None:
+    "One line where somebody has deleted it: PyTorch's mathematical library ends the program there with other words."
+    try:
+        os.getcwd()
+        return
+    except OSError:
+        words = "the working directory has been deleted. Change to another one (cd)"
+    program = os.path.basename(sys.argv[0])
+    if not program.startswith("dgnet_"): raise FileNotFoundError(words)
+    print(f"{program}: {words}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def require_backend() -> None:

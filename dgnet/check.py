@@ -26,7 +26,7 @@ import torch
 
 from .core import made_by, save_figure, save_table, show_images
 from .datasets import DATASETS, load_dataset
-from .labels import ReidData, describe, is_photo, name_rule
+from .labels import ReidData, describe, is_folder, is_photo, name_rule
 from .pedestrians import WORLDS
 from .photos import PhotoFacts, decode_all, read_image
 from .sources import CARDS, Card, Count, card_text, count, open_dataset, render_people
@@ -51,7 +51,7 @@ def check_names(
     findings = []
     for folder in sorted({p.parent for s in data.splits for p in s.paths}):
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if not is_photo(e.name) and not e.is_dir())
+            names = sorted(e.name for e in entries if not is_photo(e.name) and not is_folder(e))
         findings += [Finding("stray", "", seen_from(data.root, folder / n), stray_kind(n)) for n in names]
     for s in data.splits:
         findings += [Finding("double", s.name, seen_from(data.root, p)) for p in s.paths if is_photo(p.stem)]
@@ -177,7 +177,8 @@ def check_dataset(
               for kind, detail in judge(fact, card.size)]
     shapes = Counter(f"{fact.mode} {fact.height} x {fact.width}" for fact in facts if not fact.fault)
     findings = differences(data, card) + _gone(data) + judge_people(data) + pixels
-    findings += judge_remarks(data) + check_names(data)
+    stray = [f for f in check_names(data) if f.what != seen_from(data.root, path)]   # not the table itself
+    findings += judge_remarks(data) + stray
     return DataReport(data.name, data.root, card, _counts_table(data, card), findings, dict(shapes.most_common()),
                       time.monotonic() - began)
 

@@ -216,8 +216,9 @@ def _read_list(root: Path, lists: list, folder: Path, rule: re.Pattern) -> _List
             photos.append(photo)
             people.append(line[1])
     if missing:
-        raise FileNotFoundError(f"{missing[0]}: in {', '.join(lists)} of {root} but not on disk, with "
-                                f"{len(missing) - 1} others. {REMEDY}")
+        n = len(missing) - 1
+        others = f", with {n} other{'s' * (n > 1)}" if n else ""
+        raise FileNotFoundError(f"{missing[0]}: in {', '.join(lists)} of {root} but not on disk{others}. {REMEDY}")
     matches = [rule.search(p.name) for p in photos]
     if None in matches:
         form = "start like 0000_000_01_…" if rule is NAME_RULE else _form(rule)
@@ -288,16 +289,19 @@ def read_csv(
         photos[row.split].append((photo, label))
         if not os.path.isfile(photo): missing.append(row)
     if missing:
-        raise FileNotFoundError(f"{path}, line {missing[0].line}: there is no photo {shorten(missing[0].path)}, nor "
-                                f"those of {len(missing) - 1} other lines. Write paths as they are seen from the "
-                                f"folder {root}, or in full, with / between folders")
+        n = len(missing) - 1
+        others = f", nor those of {n} other line{'s' * (n > 1)}" if n else ""
+        raise FileNotFoundError(f"{path}, line {missing[0].line}: there is no photo {shorten(missing[0].path)}{others}."
+                                f" Write paths as they are seen from the folder {root}, or in full, with / between "
+                                "folders")
     if not photos["train"]:
         raise ValueError(f"{path}: {len(rows)} photos, none of them in the split train, so there is nobody to learn "
                          "from. Write train in the column split of some")
     splits = {s: make_split(*map(list, zip(*sorted(pairs))), s) if pairs else None for s, pairs in photos.items()}
     for s in ("query", "gallery"):
         splits[s] = splits[s] or make_split([], [], s)
-    remarks = tuple(Remark("column", path, shorten(column, 40)) for column in unread)
+    noted = {"column": unread, "written": people.written, "mixed": people.mixed}
+    remarks = tuple(Remark(kind, path, shorten(words, 40)) for kind, all_words in noted.items() for words in all_words)
     return ReidData(name, root, **splits, names=people.names, remarks=remarks)
 
 # %% ../nbs/14_datasets.ipynb #16970b67

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .labels import NAME_RULE, Label, Split, make_split, parse_name, same_form
+from .layouts import unread_pictures
 from .sources import open_photos
 from .terminal import printable
-from .verdict import same_photos
+from .verdict import label_note, same_photos
 
 # %% ../nbs/49_galleries.ipynb #e0321347
 _NAMED = ("market", "duke", "cuhk03", "names")   # layouts in which a file name says who it is
@@ -64,12 +65,13 @@ def open_gallery(
         warnings.simplefilter("always")
         data, loose, labels = open_photos(path, name)
     if data is None and not loose:
-        raise FileNotFoundError(f"{path}: neither photos nor a known dataset in it. Give a folder of photos, one with "
-                                "a folder for each person, or a dataset's")
+        raise FileNotFoundError(f"{path}: neither photos nor a known dataset in it{unread_pictures(path)}. Give a "
+                                "folder of photos, one with a folder for each person, or a dataset's")
     notes = [str(w.message) for w in warned]
     if data is None:
         gallery = _loose_gallery(path, loose, labels)
         return gallery._replace(notes=(*gallery.notes, *notes))
+    if note := label_note(data): notes.append(note)
     split = data.gallery
     if not split.n:
         split = data.train._replace(name="gallery")

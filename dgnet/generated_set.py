@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .core import naming_write_errors, write_atomically
 from .labels import IMAGE_SUFFIXES, is_photo, list_photos
+from .layouts import unread_pictures
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .generate import MARK, ImageGenerator, image_sheet, load_generator, photo_at, photo_size, provenance_comment
 from .generate import save_image, swap_pairs, to_pil
@@ -194,8 +195,8 @@ def _photo_files(names: list, option: str) -> list[Path]:
         path = Path(name).expanduser()
         inside = sorted(p for p in path.iterdir() if is_photo(p.name) and p.is_file()) if path.is_dir() else [path]
         if not inside:
-            raise FileNotFoundError(f"{option} {name}: no photo in this folder. Name photos, or a folder that holds "
-                                    f"some ({' '.join(sorted(IMAGE_SUFFIXES))})")
+            raise FileNotFoundError(f"{option} {name}: no photo in this folder{unread_pictures(path)}. Name "
+                                    f"photos, or a folder that holds some ({' '.join(sorted(IMAGE_SUFFIXES))})")
         files += map(photo_at, inside)
     return files
 
@@ -269,7 +270,7 @@ def _set(a: argparse.Namespace) -> None:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         source = open_source(folder, a.skip_broken, counter("photos read"), a.pattern)
-    notes = list(dict.fromkeys(str(w.message) for w in warned))
+    notes = list(dict.fromkeys([*(str(w.message) for w in warned), *source.notes]))
     left_out = source.left_out
     if left_out:
         notes.append(f"{len(left_out)} photos cannot be read and are left out: "

@@ -11,6 +11,7 @@ __all__ = ['RE_RANK_BYTES', 'read_heads', 'embed', 'similarity', 'Masks', 'camer
 
 # %% ../nbs/32_reid.ipynb #f9d000d2
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import matplotlib
@@ -224,6 +225,7 @@ def check_labels(
 def check_matches(
     n_matches: Int[Tensor, "q"],  # true matches of each query
     ids: Int[Tensor, "q"],        # the persons looked for
+    person: Callable[[int], str] = str,  # how somebody wrote them
 ) -> None:
     "Warn of queries that cannot be answered; raise ValueError when that is all of them."
     lost = n_matches == 0
@@ -231,8 +233,9 @@ def check_matches(
         raise ValueError(f"none of the {len(ids)} queries has a true match in the gallery: the ids of the two do not "
                          "meet, or only at the same camera")
     if lost.any():
-        warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (ids "
-                      f"{ids[lost].unique()[:5].tolist()} …)")
+        people = [person(i) for i in ids[lost].unique().tolist()]
+        warnings.warn(f"{int(lost.sum())} of {len(ids)} queries have no true match and count as 0 (persons: "
+                      f"{', '.join(people[:5])}{', …' * (len(people) > 5)})")
 
 def _finite(side: str, head: str, feature: Tensor) -> Tensor:
     if not feature.sum().isfinite() and not feature.isfinite().all():
@@ -295,6 +298,7 @@ def rank_metrics(
     scores=None,              # "q g": ready scores, larger is better, instead of the above; see `check_scores`
     chunk: int = 512,         # queries at a time
     own: Int[np.ndarray, "m 2"] | None = None,  # rows of query and gallery that are one photo, left out
+    person: Callable[[int], str] = str,  # how somebody wrote the persons, for a warning
 ) -> ReidResult:
     """CMC and both mAPs; averages divide by all queries. Raises ValueError when the labels allow no ranking, or for
     features or scores that are no numbers."""
@@ -306,7 +310,7 @@ def rank_metrics(
         scores = check_scores(scores, (len(query.ids), len(gallery.ids))).to(query.ids.device)
     likeness, own = dict(beta=beta, head=head, beta_on=beta_on), np.empty((0, 2), np.int64) if own is None else own
     ranks = _ranks_in_chunks(query, gallery, scores, chunk, torch.as_tensor(own, device=query.ids.device), likeness)
-    check_matches(torch.isfinite(ranks).sum(1), query.ids)
+    check_matches(torch.isfinite(ranks).sum(1), query.ids, person)
     ap, first = average_precision(ranks), ranks[:, 0]
     rank1, rank5, rank10 = ((first < k).double().mean().item() for k in (1, 5, 10))
     return ReidResult(rank1, rank5, rank10, ap.trapezoid.mean().item(), ap.standard.mean().item(),

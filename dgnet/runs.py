@@ -124,11 +124,13 @@ def evaluate(
     gallery: Split,
     cfg: Config,               # size, flip, β and whom it weighs
     heads: tuple = ("both",),  # of "prim", "fine", "both"
+    person: Callable[[int], str] = str,  # how somebody wrote the persons, for a warning
 ) -> dict[str, ReidResult]:
     "Re-id results of a network, one per head; a query's own photo is left out of its list."
     q, g = (embed(net, load_split(s, cfg), s, flip=cfg.flip_test) for s in (query, gallery))
     own = same_photos(query.paths, gallery.paths)
-    return {h: rank_metrics(q, g, beta=cfg.beta, head=h, beta_on=cfg.beta_on, own=own) for h in heads}
+    facts = dict(beta=cfg.beta, beta_on=cfg.beta_on, own=own, person=person)
+    return {h: rank_metrics(q, g, head=h, **facts) for h in heads}
 
 # %% ../nbs/41_runs.ipynb #9b7036bc
 class WeakTeacher(RuntimeError):
@@ -177,7 +179,7 @@ def _train_teacher(cfg: Config, data: ReidData, folder: Path, report, save_every
     load_weights(net, folder / "teacher.safetensors")
     validated = data.val_query is not None
     query, gallery = (data.val_query, data.val_gallery) if validated else (data.query, data.gallery)
-    result = evaluate(net, query, gallery, cfg)["both"]
+    result = evaluate(net, query, gallery, cfg, person=data.person)["both"]
     facts = {"seconds": time.monotonic() - began, "device": device_name(default_device()), "rank1": result.rank1,
              "mAP": result.mAP, "ranked": f"{query.name} against {gallery.name}", "config": teacher_config(cfg)}
     write_done(folder, facts, "teacher.safetensors")
@@ -224,7 +226,8 @@ def starts_from(
 def _metrics(state: TrainState, data: ReidData, last: dict) -> dict:
     "What goes into the model's file: the last losses, and re-id on validation people where the dataset has them."
     if data.val_query is None: return {"losses": last}
-    results = evaluate(state.model.E_a, data.val_query, data.val_gallery, state.cfg, ("prim", "fine", "both"))
+    results = evaluate(state.model.E_a, data.val_query, data.val_gallery, state.cfg, ("prim", "fine", "both"),
+                       data.person)
     metrics = {head: {"rank1": result.rank1, "mAP": result.mAP} for head, result in results.items()}
     return {"losses": last, "ranked": f"{data.val_query.name} against {data.val_gallery.name}"} | metrics
 

@@ -28,6 +28,7 @@ from .photos import decode_all
 from .quality import Pairs
 from .sources import CARDS, Card, open_dataset, open_photos
 from .terminal import markdown_code
+from .verdict import label_note
 
 # %% ../nbs/52_set_plan.ipynb #a7ad6cd4
 class Source(NamedTuple):
@@ -40,6 +41,7 @@ class Source(NamedTuple):
     sha256: str      # of names, people, cameras and bytes
     left_out: tuple  # broken photos, as seen from the root
     names: dict = {} # id → the person as written
+    notes: tuple = ()  # what the judge says of the labels
 
 def _seen_from(root: Path, path: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()   # a CSV may name photos elsewhere
@@ -63,7 +65,8 @@ def _list_source(root: Path, pattern: str | None) -> Source:
     people = "folders" if by_folder else "the dataset"
     if by_name and pattern:
         people = "file names"
-    return Source(data.root, data.name, data.train, people, card_of(data), "", (), data.names)
+    return Source(data.root, data.name, data.train, people, card_of(data), "", (), data.names,
+                  tuple(filter(None, [label_note(data)])))
 
 # %% ../nbs/52_set_plan.ipynb #0336803e
 def _photo_digest(path: Path) -> bytes: return hashlib.sha256(path.read_bytes()).digest()

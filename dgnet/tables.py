@@ -158,6 +158,8 @@ class Persons(NamedTuple):
     "The persons of a table."
     ids: list     # of int, one for each row
     names: dict   # id → as written
+    written: tuple = ()  # numbers that stand there in several ways, as "007 and 7"
+    mixed: tuple = ()    # persons that are no whole numbers, where others are
 
 def table_people(
     path: Path,  # the table
@@ -169,14 +171,18 @@ def table_people(
     digits = [whole_number(r.id) for r in rows]
     if all(digits):
         ids = [int(d) for d in digits]
-        return Persons(ids, dict(zip(ids[::-1], digits[::-1])))   # of two writings, the first
+        writings: dict = {}
+        for i, d in zip(ids, digits): writings.setdefault(i, {})[d] = None
+        several = tuple(" and ".join(w) for w in writings.values() if len(w) > 1)
+        return Persons(ids, {i: next(iter(w)) for i, w in writings.items()}, several)   # of two writings, the first
     names = [same_form(r.id) if d is None else d for r, d in zip(rows, digits)]
     for r, name in zip(rows, names):
         if name in ("0", "-1"):
             raise ValueError(f"{path}, line {r.line}: id {name!r} in a file in which people have names. 0 and -1 mean "
                              "nobody only where all ids are numbers")
     number = {name: k for k, name in enumerate(sorted(set(names)), start=1)}
-    return Persons([number[name] for name in names], {k: name for name, k in number.items()})
+    mixed = tuple(dict.fromkeys(name for name, d in zip(names, digits) if d is None)) if any(digits) else ()
+    return Persons([number[name] for name in names], {k: name for name, k in number.items()}, (), mixed)
 
 def table_camera(
     path: Path,  # the table

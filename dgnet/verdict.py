@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'UNREADABLE', 'KINDS', 'Kind', 'Finding', 'seen_from', 'same_photos', 'unanswered', 'is_measurable',
-           'hold_out_people', 'test_splits', 'judge_people', 'judge_remarks', 'require_trainable', 'Judgement',
-           'require_labels']
+           'hold_out_people', 'test_splits', 'judge_people', 'judge_remarks', 'label_note', 'require_trainable',
+           'Judgement', 'require_labels']
 
 # %% ../nbs/29_verdict.ipynb #d1800003
 import hashlib
@@ -71,6 +71,9 @@ KINDS = {
 KINDS |= {
     "learnt": Kind("look", "people of the test folders who are in the training folders, too: they are learnt",
                    "nothing, if other people have got the same names; else keep each person in one of the two"),
+    "contradicted": Kind("look", "photos that are there twice, as different people", "keep one of the two"),
+    "written": Kind("look", REMARKS["written"], "nothing, or write names where they are two people"),
+    "mixed": Kind("look", REMARKS["mixed"], "nothing if they are names, else write whole numbers"),
     "overlap": Kind("look", "queries that lie in the gallery, too (each is left out of its own list)",
                     "nothing, if it is meant; else take them out of the gallery"),
     "writings": Kind("look", "folders that write one number in two ways, taken for two people",
@@ -82,7 +85,8 @@ KINDS |= {
     "loose": Kind("look", REMARKS["loose"], _MOVE),
     "deeper": Kind("look", REMARKS["deeper"], _MOVE),
     "elsewhere": Kind("look", REMARKS["elsewhere"], _MOVE),
-    "format": Kind("look", REMARKS["format"], "save them as JPEG or PNG"),
+    "format": Kind("look", REMARKS["format"], "save them as JPEG or PNG; or install pillow-heif for HEIC, Pillow 11.3 "
+                   "for AVIF"),
     "table": Kind("look", REMARKS["table"], "give the .csv file itself; it has the columns path, id, camera, split"),
     "column": Kind("look", REMARKS["column"], "nothing, or call them id, camera or split if they mean that"),
     "closed": Kind("look", REMARKS["closed"], "chmod -R u+rX the folder"),
@@ -130,7 +134,9 @@ def _facts(path: Path) -> tuple:
         return ()
     return (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) if stat.S_ISREG(s.st_mode) else ()
 
-def _digest(path: Path) -> bytes | None:
+@lru_cache(maxsize=2**17)
+def _digest(path: Path, facts: tuple) -> bytes | None:
+    "Of the bytes; `facts` change when they do."
     h = hashlib.sha256()
     try:
         with open(path, "rb", 0) as f:
@@ -148,7 +154,7 @@ def _pairs(query: tuple, gallery: tuple) -> list:
     for side, files in (("gallery", gallery), ("query", query)):
         for row, (path, facts) in enumerate(files):
             if not facts or facts[2] not in sizes: continue
-            for key in (facts[:2], _digest(path)):
+            for key in (facts[:2], _digest(path, facts)):
                 if side == "gallery": rows.setdefault(key, []).append(row)
                 elif key is not None: pairs |= {(row, other) for other in rows.get(key, ())}
     return sorted(pairs)
@@ -257,6 +263,20 @@ def _judge_setting_aside(data: ReidData) -> list[Finding]:
     few = [Finding("batch", "train", f"{data.train.n} photos, a batch of tier mini has {batch}")]
     return findings + few * (data.train.n < batch)
 
+def _judge_copies(data: ReidData) -> list[Finding]:
+    "The same file, also through links, or the same bytes, as two people."
+    splits = [s for s in data.splits if s.name != "multi_query"]
+    photos = [(s, k, facts) for s in splits for k in np.flatnonzero(s.ids > 0) if (facts := _facts(s.paths[k]))]
+    sizes, first, findings = Counter(facts[2] for *_, facts in photos), {}, []
+    for s, k, facts in photos:
+        if sizes[facts[2]] < 2: continue
+        others = [first.setdefault(key, (s, k)) for key in (facts[:2], _digest(s.paths[k], facts))]
+        other, row = next((o for o in others if o[0].ids[o[1]] != s.ids[k]), (None, 0))
+        if other:
+            here, there = (seen_from(data.root, p) for p in (s.paths[k], other.paths[row]))
+            findings.append(Finding("contradicted", s.name, here, f"is {there}"))
+    return findings
+
 def _two_writings(data: ReidData) -> list[Finding]:
     numbers: dict = {}
     for name in data.names.values() if data.name == "folder" else ():
@@ -282,14 +302,27 @@ def judge_people(
         findings.append(Finding("untested", "", "query or gallery is empty"))
     for pair in ((data.query, data.gallery), (data.val_query, data.val_gallery)):
         findings += _judge_pair(data, *pair)
-    return findings + _judge_setting_aside(data) + _two_writings(data)
+    return findings + _judge_setting_aside(data) + _judge_copies(data) + _two_writings(data)
 
 def judge_remarks(
     data: ReidData,
 ) -> list[Finding]:
     "What reading the folder has noted: photos that are not used, cameras that are not believed."
-    return [Finding(r.kind, "", printable(r.detail) if r.kind == "column" else seen_from(data.root, r.path),
-                    "" if r.kind == "column" else printable(r.detail)) for r in data.remarks]
+    in_table = ("column", "written", "mixed")
+    return [Finding(r.kind, "", printable(r.detail)) if r.kind in in_table else
+            Finding(r.kind, "", seen_from(data.root, r.path), printable(r.detail)) for r in data.remarks]
+
+_LEARNING = ("few", "aside", "batch", "unheld")   # kinds that matter to whoever trains, and to nobody else
+
+def label_note(
+    data: ReidData,
+) -> str:
+    "What `judge_people` finds of the labels, on one line for a command that does not train; '' when all is well."
+    findings = [f for f in judge_people(data) if f.level != "note" and f.kind not in _LEARNING]
+    counts, first = Counter(f.kind for f in findings), {f.kind: f for f in findings[::-1]}
+    said = [f"{n} × {KINDS[kind].words} ({' '.join(filter(None, first[kind][1:]))}{', …' * (n > 1)})"
+            for kind, n in counts.items()]
+    return f"{data.root}: {'; '.join(said)}. dgnet_data check names all" if said else ""
 
 # %% ../nbs/29_verdict.ipynb #3ebe8001
 def require_trainable(

@@ -219,7 +219,7 @@ def test_train_val_and_test_of_people(tmp_path):
         ("train", 18), ("query", 3), ("gallery", 6), ("val_query", 2), ("val_gallery", 4)]
     assert report.fit and report.kinds("note")["picked"] == 5 and sum(s.n for s in data.splits) == 33
     people(tmp_path / "test", "a")
-    assert check_dataset(tmp_path).kinds("look") == {"learnt": 2}, "person a is learnt, and asked for"
+    assert check_dataset(tmp_path).kinds("look")["learnt"] == 2, "person a is learnt, and asked for"
 
 
 @pytest.mark.parametrize("inner", ["images", "data/crops", "train"])

@@ -202,7 +202,7 @@ def test_missing_cameras_are_said():
 
 def test_queries_without_a_match_are_said():
     g = labels([1, 2], [2, 1])
-    with pytest.warns(UserWarning, match=r"1 of 2 queries have no true match and count as 0 \(ids \[2\]"):
+    with pytest.warns(UserWarning, match=r"1 of 2 queries have no true match and count as 0 \(persons: 2\)"):
         r = rank_metrics(labels([1, 2], [1, 1]), g, scores=torch.eye(2))
     assert r.ap.tolist() == [1, 0] and r.mAP == 0.5 and r.first[1] == np.inf
     with pytest.raises(ValueError, match="none of the 1 queries has a true match"):
