@@ -18,10 +18,10 @@ def require_working_directory() -> None:
 
 
 def require_backend() -> None:
-    "Import Matplotlib in any case; a name that it does not know is said and unset."
+    "Where a name is set, import Matplotlib without it; a name that it does not know is said and unset."
     name = os.environ.pop("MPLBACKEND", None)
-    import matplotlib
     if not name: return
+    import matplotlib
     try:
         matplotlib.rcParams["backend"] = name
         os.environ["MPLBACKEND"] = name

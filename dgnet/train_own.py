@@ -30,11 +30,12 @@ import pandas as pd
 import torch
 
 from .check import DataReport, check_dataset
-from .config import TIERS, Config, invalid_reason, make_config, run_key
+from .commands import train_parser
+from .config import Config, invalid_reason, make_config, run_key
 from .control import Comparison, compare, control_cost, training_pairs
 from .core import LOCAL, code_version, default_device, denormalise, from_uint8, naming_write_errors
 from .core import package_versions, set_style, write_atomically
-from .datasets import DATASETS, Split, load_dataset, relabel
+from .datasets import Split, load_dataset, relabel
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .layouts import remarks_line
 from .loop import Progress
@@ -45,7 +46,7 @@ from .report import Part, html_table, picture_html, report_page
 from .runs import Run, WeakTeacher, evaluate, load_split, run_on, with_source
 from .samples import swap_grid_figure
 from .schedule import loss_weights
-from .terminal import CommandParser, Failure, counter, locked_folder, memory_words, one_line, printable
+from .terminal import Failure, counter, locked_folder, memory_words, one_line, printable
 from .terminal import run_command, say, shell_command
 from .verdict import UNREADABLE, hold_out_people, is_measurable  # noqa: F401 (the last can be had here, too)
 from .verdict import require_labels, require_trainable, same_photos, test_splits
@@ -403,35 +404,7 @@ def parse_changes(
     return changes
 
 # %% ../nbs/56_train_own.ipynb #7466233f
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("dgnet_train", description="From a folder of photos to a model and a page: "
-                                     "teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
-    parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, "
-                        "MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
-    parser.add_argument("--out", metavar="FOLDER", help="where model and page go (default: local/trained/NAME)")
-    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large: mini for a CPU (default), full "
-                        "or paper for a GPU, smoke to try the command")
-    parser.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
-    parser.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare "
-                        "no counts")
-    parser.add_argument("--pattern", metavar="REGEX", help=r"how file names say person and camera, e.g. "
-                        r"'(?P<id>\d+)-cam(?P<cam>\d+)'")
-    parser.add_argument("--hold-out", type=int, metavar="N", help="people to set aside and measure on (default: a "
-                        "fifth, if there are no test people)")
-    parser.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
-    parser.add_argument("--recipe", default="official", choices=["official", "paper"],
-                        help="what the official code does (default), or what the paper's text says")
-    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
-                        help="time between checkpoints (default: 60)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
-                        help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
-    parser.add_argument("--force", action="store_true", help="write into --out even if it holds something else: files "
-                        "of the same names are replaced")
-    parser.add_argument("--control", action="store_true", help="train the same on photos alone too, and say whether "
-                        "generated images have helped; a third of DG-Net's time more, said exactly at the start")
-    parser.add_argument("--seeds", type=int, metavar="N", help="with --control: pairs of trainings, so that the "
-                        "interval covers seeds, too (default: 1)")
-    return parser
+#| export
 
 # %% ../nbs/56_train_own.ipynb #22fd5cdf
 class _TrainingLine:
@@ -478,7 +451,7 @@ def train_cli(
     processes: SingleProcess = SINGLE_PROCESS,  # who trains together, see `distributed`
 ) -> int:
     "The command `dgnet_train`."
-    a, line = _parser().parse_args(args), _TrainingLine()
+    a, line = train_parser().parse_args(args), _TrainingLine()
 
     def end_line() -> None:
         if not processes.main: time.sleep(2)   # the first says it, and the launcher ends the others
