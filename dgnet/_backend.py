@@ -18,9 +18,10 @@ def require_working_directory() -> None:
 
 
 def require_backend() -> None:
-    "Where a name is set, import Matplotlib without it; a name that it does not know is said and unset."
-    name = os.environ.pop("MPLBACKEND", None)
-    if not name: return
+    "A name that Matplotlib does not know is said and unset; it is imported only to ask."
+    name = os.environ.get("MPLBACKEND", "")
+    if name.lower() in ("", "agg") or name.startswith("module://"): return   # it takes these, whatever they are
+    del os.environ["MPLBACKEND"]
     import matplotlib
     try:
         matplotlib.rcParams["backend"] = name
