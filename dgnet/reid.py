@@ -444,7 +444,7 @@ def _framed(ax, image: Tensor, colour: str, title: str = "") -> None:
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    ax.set_title(title, fontsize=7, pad=2)
+    ax.set_title(title, fontsize=7, pad=5)
     for side in ax.spines.values(): side.set(visible=True, color=colour, linewidth=3)
 
 def show_ranked_list(
