@@ -1,4 +1,4 @@
-"""The prose of all notebooks: sentences of a readable length; and the teaching chapters' header, pseudo-code, models."""
+"""All notebooks: sentences of a readable length. The chapters on the method: header, pseudo-code, trained models."""
 import json
 import math
 import re
