@@ -245,7 +245,7 @@ def _finite(side: str, head: str, feature: Tensor) -> Tensor:
 
 def check_numbers(
     query: Embeddings, gallery: Embeddings,  # who is looked for, and where
-    head: str,              # which is asked: "prim", "fine" or "both"
+    head: str,              # "prim", "fine" or "both"
 ) -> tuple:
     "Query and gallery with the heads that count in float32. Raises ValueError for features that cannot be compared."
     if head not in ("prim", "fine", "both"): raise ValueError(f"head={head!r}: there are prim, fine and both")

@@ -34,7 +34,7 @@ from .teacher import soft_label
 
 # %% ../nbs/37_train.ipynb #51f014ce
 class Batch(NamedTuple):
-    "The input of one step. The first half of the rows are the x_i, the second half the x_j; `swap` exchanges the halves."
+    "Input of one step. The first half of the rows are the x_i, the second half the x_j; `swap` exchanges the halves."
     x: Float[Tensor, "b 3 h w"]          # photos
     t: Float[Tensor, "b 3 h w"]          # another photo of the same person, row by row
     x_erased: Float[Tensor, "b 3 h w"]   # copies for L^s_id (D7)
@@ -80,7 +80,7 @@ def batch_to(
 # %% ../nbs/37_train.ipynb #b95f821a
 @contextmanager
 def frozen(
-    net: nn.Module,             # passed through, not learnt from
+    net: nn.Module,             # gradient passes through it, its weights get none
     dropout: bool = False,      # leave dropout on
 ):
     """A pass through a frozen copy: gradient flows to the input only, batch norm uses but does not store its
@@ -330,7 +330,7 @@ class TrainState:
         start: nn.Module | None = None,  # the teacher's backbone, for `ea_init="teacher"` or "rendered"
         device: torch.device = torch.device("cpu"),
         processes: SingleProcess = SINGLE_PROCESS,  # who shares the work; no part of what is saved
-        maker: dict[str, Tensor] | None = None,     # first weights of E_s, G and D, for `g_init="rendered"`
+        maker: dict[str, Tensor] | None = None,     # initial weights of E_s, G and D, for `g_init="rendered"`
     ):
         processes.check_batch(cfg)
         torch.manual_seed(cfg.seed)
