@@ -241,7 +241,7 @@ def show_search(
     maps: str | None = None,      # one of MAPS
     caption: str | None = None,   # a sentence under the strip; None: what the maps show
 ) -> matplotlib.figure.Figure:
-    "One row per query: green ✓ right, red ✗ wrong, grey where nobody knows. Raises ValueError for an unknown map."
+    "One row per query: green ✓ right, orange ✗ wrong, grey not known. Raises ValueError for an unknown map."
     if maps not in (None, *MAPS): raise ValueError(f"--maps {maps}: there are {' and '.join(MAPS)}")
     answers = result.answers
     n, rows = max(len(a.rows) for a in answers), [_strip_row(result, k, maps) for k in range(len(answers))]
