@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+# %% ../nbs/56_train_own.ipynb #fafa8113
 from .check import DataReport, check_dataset
 from .commands import train_parser
 from .config import Config, invalid_reason, make_config, run_key

@@ -1,5 +1,5 @@
-"""The five commands answer `--help`, a wrong argument and a dataset's card without loading PyTorch; their choices are those
-of the modules that do the work."""
+"""The five commands answer `--help`, a wrong argument and a dataset's card without loading PyTorch; their choices are
+those of the modules that do the work."""
 import subprocess
 import sys
 from pathlib import Path
