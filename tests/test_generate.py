@@ -353,7 +353,7 @@ def test_photos_that_a_csv_lists_and_photos_of_ones_own_names(generator, flat, t
 
 
 def test_photos_beside_folders_are_left_out_with_a_note(tmp_path, model, capsys):
-    for name in ("a.jpg", "ann/1.jpg", "bob/1.jpg"): photo(tmp_path / "in" / name, len(name))
+    for k, name in enumerate(("a.jpg", "ann/1.jpg", "bob/1.jpg")): photo(tmp_path / "in" / name, k)
     assert cli("set", tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--pairs", "2") == 0
     out = capsys.readouterr()
     assert re.fullmatch(r"note: .*in: 1 photos beside the folders that are used \(.*\). dgnet_data check names all\n",
