@@ -198,6 +198,7 @@ def _page_intro(run: Run, report: DataReport, left_out: list, notes: list, compa
                      "those in the photographs allow.</strong>")
     return f"<h1>DG-Net, trained on {html.escape(_name_of(run))}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
 
+# %% ../nbs/56_train_own.ipynb #3a455917
 def _page_parts(run: Run, report: DataReport, metrics: pd.DataFrame, pictures: dict[str, Path]) -> list[Part]:
     changed = [{"field": k, "value": str(v)} for k, v in asdict(run.config).items() if v != getattr(Config(), k)]
     facts = [{"what": k, "value": str(v)} for k, v in (run.provenance | {"code": code_version()}).items()]
