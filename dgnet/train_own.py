@@ -306,6 +306,7 @@ def _hold(folder: Path, key: str, force: bool, held: ExitStack) -> None:
     _require_free(folder, key, force)   # of what the other one has left
     if not (folder / "metrics.json").exists(): _write_metrics(folder, {"run": key, "finished": False})
 
+# %% ../nbs/56_train_own.ipynb #116e0046
 def _written_by_main(run: Run, folder: Path, notes: list) -> OwnRun:
     "What the first of several processes has written, for the others."
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
