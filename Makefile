@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+UV     ?= $(shell command -v uv 2>/dev/null)
+PIP    := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check) -c constraints.txt
 STAMP  := $(VENV)/.installed
 TIER   ?= mini
 ARGS   ?=
@@ -36,8 +37,8 @@ environment: $(STAMP)  ## only the environment (TORCH=cpu: PyTorch without its G
 
 $(STAMP): settings.ini constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; call make PYTHON=/path/to/python3")'
-	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "Installing the pinned packages into $(VENV): $(if $(TORCH),PyTorch for $(TORCH) from $(TORCH_INDEX),about 5 GB with PyTorch's GPU libraries (TORCH=cpu leaves them out))"
+	$(if $(UV),$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; })
+	@echo "Installing the pinned packages into $(VENV)$(if $(UV), with uv (UV= takes pip)): $(if $(TORCH),PyTorch for $(TORCH) from $(TORCH_INDEX),about 5 GB with PyTorch's GPU libraries (TORCH=cpu leaves them out))"
 	$(if $(TORCH),$(PIP) --index-url $(TORCH_INDEX) torch torchvision || { echo "no matching pair there; without TORCH=$(TORCH) the usual one is installed"; exit 1; })
 	$(PIP) -e ".[dev]"
 	$(BIN)/python -c "import torchvision, dgnet"

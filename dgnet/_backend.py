@@ -18,10 +18,11 @@ def require_working_directory() -> None:
 
 
 def require_backend() -> None:
-    "Import Matplotlib in any case; a name that it does not know is said and unset."
-    name = os.environ.pop("MPLBACKEND", None)
+    "A name that Matplotlib does not know is said and unset; it is imported only to ask."
+    name = os.environ.get("MPLBACKEND", "")
+    if name.lower() in ("", "agg") or name.startswith("module://"): return   # it takes these, whatever they are
+    del os.environ["MPLBACKEND"]
     import matplotlib
-    if not name: return
     try:
         matplotlib.rcParams["backend"] = name
         os.environ["MPLBACKEND"] = name

@@ -130,7 +130,7 @@ class Head(nn.Module):
 
 # %% ../nbs/22_appearance.ipynb #4ba5be7f
 class AppearanceOut(NamedTuple):
-    "Everything E_a knows about an image."
+    "What E_a returns for an image."
     a: Float[Tensor, "b c p"]            # appearance code, one column per stripe
     f_prim: Float[Tensor, "b d"]         # primary feature
     f_fine: Float[Tensor, "b d"]         # fine-grained feature
@@ -171,7 +171,7 @@ class AppearanceEncoder(nn.Module):
         return stripes(self.features(x), self.n_parts)
 
     def start_from(self, backbone: Backbone, name: str) -> None:
-        "Take over another ResNet's weights (the teacher's, say) and remember where they came from."
+        "Copy another ResNet's weights (the teacher's, say) and record where they came from."
         self.backbone.load_state_dict(backbone.state_dict())
         self.init = name
 
@@ -203,7 +203,7 @@ class BaselineNet(nn.Module):
         self.init = first_weights(self.backbone, weights)
 
     def start_from(self, backbone: Backbone, name: str) -> None:
-        "As of `AppearanceEncoder`."
+        "As in `AppearanceEncoder`."
         self.backbone.load_state_dict(backbone.state_dict())
         self.init = name
 

@@ -41,7 +41,7 @@ def draw_true_swaps(
     copies: int = 4,                   # pairs for every photo, as many as `offline` draws by G
     batch: int = 256,                  # rendered at a time
 ) -> TrueSwaps:
-    "Pairs of training photos with their true swaps."
+    "Pairs of training photos with their ground-truth swaps."
     i = torch.arange(len(images)).repeat(copies)
     j = torch.randint(len(images), (len(i),), generator=torch.Generator().manual_seed(cfg.seed))
     def draw(a: Tensor, s: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def bound_step(
     state: BoundState,    # changed in place
     swaps: TrueSwaps,
 ) -> Float[Tensor, ""]:
-    "One step of E_s and G towards true swaps. Returns the loss."
+    "One step of E_s and G towards ground-truth swaps. Returns the loss."
     cfg = state.cfg
     scale = 0.1 ** sum(state.it >= d * state.n_iter for d in cfg.decay_at)
     for group in state.optimiser.param_groups: group.update(lr=cfg.lr_gen * scale)

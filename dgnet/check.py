@@ -24,14 +24,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .commands import data_parser, print_card
 from .core import made_by, save_figure, save_table, show_images
-from .datasets import DATASETS, load_dataset
+from .datasets import load_dataset
 from .labels import ReidData, describe, is_folder, is_photo, name_rule
 from .pedestrians import WORLDS
 from .photos import PhotoFacts, decode_all, read_image
-from .sources import CARDS, Card, Count, card_text, count, open_dataset, render_people
+from .sources import CARDS, Card, Count, count, open_dataset, render_people
 from .tables import shorten
-from .terminal import CommandParser, counter, output_file, printable, run_command, say
+from .terminal import counter, output_file, printable, run_command, say
 from .verdict import KINDS, LEVELS, Finding, judge_people, judge_remarks, seen_from
 
 # %% ../nbs/50_check.ipynb #25e1f3dc
@@ -277,11 +278,6 @@ def _check(a: argparse.Namespace) -> int:
     return 0 if report.fit else 1
 
 # %% ../nbs/50_check.ipynb #d98c1426
-def _card(a: argparse.Namespace) -> None:
-    if a.name not in (None, *CARDS):
-        raise ValueError(f"card {a.name}: no such card; there are {', '.join(CARDS)}")
-    say("\n\n".join(f"{n}: {card_text(CARDS[n])}" for n in ([a.name] if a.name else CARDS)))
-
 def _render(a: argparse.Namespace) -> None:
     if a.world not in WORLDS: raise ValueError(f"--world {a.world}: there are {', '.join(WORLDS)}")
     if a.people < 8 or a.photos < 4:
@@ -294,41 +290,13 @@ def _render(a: argparse.Namespace) -> None:
     say(report_text(check_dataset(root)))
 
 # %% ../nbs/50_check.ipynb #d98c1428
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("dgnet_data", description="Is a dataset whole and fit to train on? Nothing in its "
-                                     "folder is changed.")
-    commands = parser.add_subparsers(required=True, metavar="check | card | render")
-    check = commands.add_parser("check", help="read all names, decode all photos, compare with what is published")
-    check.add_argument("path", metavar="PATH", help="the dataset's folder, or the one around it; or a .csv file with "
-                       "the columns path, id, camera, split")
-    check.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
-    check.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
-    check.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare no "
-                       "counts")
-    check.add_argument("--sheet", metavar="FILE.png", help="write a contact sheet: some people, some photos of each")
-    check.add_argument("--csv", metavar="FILE.csv", help="write all findings as a table")
-    check.add_argument("--force", action="store_true", help="replace the files of --sheet and --csv, whatever they are")
-    check.set_defaults(do=_check)
-    card = commands.add_parser("card", help="what is known of a set: source, terms, counts")
-    card.add_argument("name", nargs="?", help=", ".join(CARDS))
-    card.set_defaults(do=_card)
-    render = commands.add_parser("render", help="rendered people to try everything with: nobody is in the pictures")
-    render.add_argument("folder", metavar="FOLDER", help="a new one; what is there already is found again")
-    render.add_argument("--world", default="market", help=f"whose layout, places and clothes: {', '.join(WORLDS)} "
-                        "(default: market)")
-    for name, value, what in (("people", 40, "training people; a quarter as many to test, and to validate"),
-                              ("photos", 8, "of each person"), ("height", 128, "pixels"), ("width", 64, "pixels"),
-                              ("seed", 1, "other people")):
-        render.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
-    render.add_argument("--force", action="store_true", help="replace another rendering; what is no rendering is moved "
-                        "aside")
-    render.set_defaults(do=_render)
-    return parser
+#| export
 
 # %% ../nbs/50_check.ipynb #d98c1427
 def data_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_data`."
-    a = _parser().parse_args(args)
-    return run_command("dgnet_data", partial(a.do, a))
+    a = data_parser().parse_args(args)
+    do = {"check": _check, "card": lambda a: print_card(a.name), "render": _render}[a.do]
+    return run_command("dgnet_data", partial(do, a))

@@ -106,7 +106,7 @@ class NetworkConfig:
 # %% ../nbs/02_config.ipynb #352191cf
 @dataclass(frozen=True)
 class LossConfig:
-    "Loss weights at the end of their ramps, and who is detached."
+    "Loss weights at the end of their ramps, and what is detached."
     lam_img: float = 5.0         # λ_img, Eqs 1 and 2 [5]
     lam_code1: float = 1.0       # of L^code1, Eq. 4 [1]
     lam_code2: float = 1.0       # of L^code2, Eq. 5 [1]
@@ -116,24 +116,24 @@ class LossConfig:
     alpha: float = 0.2           # α = λ_fine / λ_prim, Eq. 9 [0.2]
     lam_cyc: float = 2.0         # D3: cycle reconstruction [0: not in the paper]
     penalty: float = 0.01        # weight of D's R1 penalty, the "gradient punishment" [named, not valued]
-    # what E_s sees of a photo while it learns: 0 the mean of the three colours; above, a random mixture of them
+    # what E_s sees of a photo in training: 0 the mean of the three colours; above, a random mixture of them
     # [0: not in the paper]
     grey_mix: float = 0.0
     adv: Literal["lsgan", "log"] = "lsgan"   # D4: lsgan, or the log loss of Eq. 7 [log]
     detach_code: bool = True     # D1: no generation loss reaches E_a [False]
-    # D2: what a frozen E_a reads in the swap keeps its gradient, and the makers learn from L^code1 [True]
+    # D2: the code that a frozen E_a re-encodes keeps its gradient, and L^code1 trains the generator [True]
     code1_live: bool = False
     code_ramped: bool = True     # D6: L^code starts with the warm-up [False]
     fine_ramped: bool = True     # D12: the fine head's share of L^s_id starts with the warm-up [False]
-    # D11: share of steps in which L^code trains the encoder that reads the detached image, not the makers through a
+    # D11: share of encoder steps: L^code trains the encoder on the detached image, not the generator through a
     # frozen one
     encoder_again: Share = 0.5
     generate: bool = True        # False: the control, E_a on real photos alone
-    feed: bool = True            # feed generated images to E_a: L_prim and L_fine (False: "w/o feed")
+    feed: bool = True            # generated images train E_a: L_prim and L_fine (False: "w/o feed")
     teacher_train: bool = True   # D9: the teacher in training mode when it labels [False]
-    # q of Eq. 8: the teacher's, or an older way to name generated images
+    # q of Eq. 8: the teacher's, or an older way to label generated images
     soft_label: Literal["teacher", "pseudo", "lsro", "conditional", "two_label"] = "teacher"
-    # generated images come from a set that a finished generator drew; E_a alone learns [§4.3: the rival]
+    # generated images come from a finished generator's set; E_a alone is trained [§4.3: the alternative]
     offline: bool = False
 
 # %% ../nbs/02_config.ipynb #3f3d668a

@@ -37,7 +37,7 @@ class ScaleDiscriminator(nn.Module):
 
 # %% ../nbs/25_discriminator.ipynb #e1fdd9b3
 class Discriminator(nn.Module):
-    "D: the same question at several scales, each with a network of its own."
+    "D: the same network at several scales, each with weights of its own."
     def __init__(
         self,
         width: int = 32,    # channels, as in ScaleDiscriminator

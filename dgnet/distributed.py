@@ -41,7 +41,7 @@ class SingleProcess:
         return drawn
 
     def synced_batch_norm(self, model: nn.Module, teacher: nn.Module) -> AbstractContextManager:
-        "Inside, batch norm sees everybody's rows."
+        "Inside, batch norm averages over the rows of all processes."
         return nullcontext()
 
     def average_gradients(self, optimisers: tuple) -> None:
@@ -146,7 +146,7 @@ class ProcessGroup(SingleProcess):
         return torch.stack(parts)
 
     def sum(self, v: Tensor) -> Tensor:
-        "The sum of everybody's tensor."
+        "The sum of the tensor over all processes."
         total = v.clone()
         dist.all_reduce(total)
         return total

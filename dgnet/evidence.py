@@ -144,8 +144,8 @@ def average_photos(
 MAPS = ("activation", "similarity")
 CAPTIONS = {
     None: "",
-    "activation": "Below each photo: where E_a's last feature map is loud, each photo scaled by itself. Not: what "
-                  "names the person.",
+    "activation": "Below each photo: where E_a's last feature map is large, each photo scaled by itself. This "
+                  "does not show what identifies the person.",
     "similarity": "Below each photo: places that raise (orange) or lower (purple) its score, one scale for the row; "
                   "they and a rest sum up to the score.",
 }

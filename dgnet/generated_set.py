@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .commands import generate_parser, with_swap
 from .core import naming_write_errors, write_atomically
 from .labels import IMAGE_SUFFIXES, is_photo, list_photos
 from .layouts import unread_pictures
@@ -32,11 +33,10 @@ from .distributed import SINGLE_PROCESS, SingleProcess
 from .generate import MARK, ImageGenerator, image_sheet, load_generator, photo_at, photo_size, provenance_comment
 from .generate import save_image, swap_pairs, to_pil
 from .model import default_model, default_note, pretrained_file
-from .pedestrians import WORLDS
 from .photos import read_image
 from .set_plan import ENDINGS, SetPlan, Source, manifest_text, open_source, plan_set, set_card
 from .sources import render_people
-from .terminal import CommandParser, Failure, counter, image_size, locked_folder, may_access, may_replace, number
+from .terminal import Failure, counter, locked_folder, may_access, may_replace
 from .terminal import one_line, output_file, run_command, say, shell_command
 
 # %% ../nbs/53_generated_set.ipynb #f49227d2
@@ -184,9 +184,6 @@ def generate_set(
 
 # %% ../nbs/53_generated_set.ipynb #5542fcd2
 _STILL, _CELLS = (".png", ".jpg", ".jpeg"), 1600
-_SIZE = image_size(8, 4096, model=None, photo="photo")
-
-def _pairs(text: str) -> int | None: return None if text == "all" else number(int, 1, 10**9)(text)
 
 def _photo_files(names: list, option: str) -> list[Path]:
     "Files as they are, folders as the photos in them."
@@ -298,89 +295,23 @@ def _photos(a: argparse.Namespace) -> None:
         f"{photos[-1].name}")
 
 # %% ../nbs/53_generated_set.ipynb #76458e7c
-_COMMANDS = ("swap", "grid", "interpolate", "set", "photos")
-
-def _add_picture_commands(commands, one: argparse.ArgumentParser) -> None:
-    swap = commands.add_parser("swap", parents=[one], help="two photos")
-    swap.add_argument("appearance", metavar="A", help="photo: whose clothes")
-    swap.add_argument("structure", metavar="B", help="photo: which pose and place")
-    swap.add_argument("--both", action="store_true", help="a strip: A, B, A on B, B on A")
-    swap.set_defaults(do=_swap, out="swap.png")
-    grid = commands.add_parser("grid", parents=[one], help="every appearance on every structure")
-    for option in ("--appearance", "--structure"):
-        grid.add_argument(option, nargs="+", required=True, metavar="PHOTO", help="photos, or folders of photos")
-    grid.set_defaults(do=_grid, out="grid.png")
-    walk = commands.add_parser("interpolate", parents=[one], help="from one photo to another, a strip or a GIF")
-    walk.add_argument("first", metavar="A")
-    walk.add_argument("last", metavar="B")
-    walk.add_argument("--of", choices=("appearance", "structure"), default="appearance",
-                      help="the code that moves (default: appearance)")
-    walk.add_argument("--still", metavar="C", help="photo of the code that stands still (default: A)")
-    walk.add_argument("--steps", type=number(int, 2, 240), default=8, help="pictures, ends included")
-    walk.add_argument("--fps", type=number(float, 0.1, 50), default=8, help="GIF: per second")
-    walk.set_defaults(do=_interpolate, out="interpolation.png")
-    for p, endings in ((swap, ".png .jpg"), (grid, ".png .jpg"), (walk, ".png .jpg .gif")):
-        p.add_argument("--out", metavar="FILE", help=f"{endings} (default: {p.get_default('out')})")
+#| export
 
 # %% ../nbs/53_generated_set.ipynb #18aa497e
-def _add_folder_commands(commands, shared: argparse.ArgumentParser) -> None:
-    whole = commands.add_parser("set", parents=[shared], help="a folder into a dataset; the same command goes on after "
-                                "an interruption")
-    whole.add_argument("folder", metavar="FOLDER", help="a dataset (its training photos), photos side by side, or a "
-                       ".csv file")
-    whole.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or the one that the same command "
-                       "began")
-    whole.add_argument("--pairs", type=_pairs, required=True, metavar="N",
-                       help="so many random pairs of different people, or all")
-    whole.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N",
-                       help="of the random pairs (default: 0)")
-    whole.add_argument("--format", choices=list(ENDINGS), default="png", help="png (default) loses nothing; jpg is "
-                       "smaller, and changes FID")
-    whole.add_argument("--size", type=_SIZE, metavar="HxW", help="as in swap")
-    whole.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
-    whole.add_argument("--pattern", metavar="REGEX", help=r"how your files are named, e.g. (?P<id>\d+)-cam(?P<cam>\d+)")
-    whole.add_argument("--force", action="store_true", help="replace another set in --out; other files stay beside it")
-    whole.set_defaults(do=_set)
-    photos = commands.add_parser("photos", parents=[shared], help="rendered people to try it with; needs no model")
-    photos.add_argument("--out", metavar="FOLDER", required=True, help="a new folder, or an empty one")
-    photos.add_argument("--world", choices=list(WORLDS), default="market", help="(default: market)")
-    photos.add_argument("--people", type=number(int, 2, 200), default=6, metavar="N",
-                        help="two photos of each (default: 6)")
-    photos.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=1, metavar="N",
-                        help="other people (default: 1; the trained runs know those of 0)")
-    photos.add_argument("--force", action="store_true", help="also where --out holds something, which stays")
-    photos.set_defaults(do=_photos)
+#| export
 
 # %% ../nbs/53_generated_set.ipynb #18aa497f
-def _parser() -> argparse.ArgumentParser:
-    shared = CommandParser(add_help=False)
-    shared.add_argument("--model", metavar="FILE", default=argparse.SUPPRESS,
-                        help="a model.safetensors, the name of a shipped model, or OWNER/NAME on the Hugging Face Hub "
-                        "(default: the best that comes with the package; rendered people)")
-    one = CommandParser(add_help=False, parents=[shared])
-    one.add_argument("--force", action="store_true", help="replace --out, whatever it is")
-    one.add_argument("--size", type=_SIZE, metavar="HxW", help="height x width of a picture in pixels; model "
-                     "(default); photo: the structure photo's. Resized by the bicubic filter")
-    parser = CommandParser("dgnet_generate", parents=[shared], description="Pictures from photos by a "
-                                     "trained DG-Net: the appearance of one on the structure of another.")
-    commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
-    _add_picture_commands(commands, one)
-    _add_folder_commands(commands, shared)
-    return parser
-
 def generate_cli(
     args: list[str] | None = None,              # default: the command line's
     processes: SingleProcess = SINGLE_PROCESS,  # who makes a set together, see `distributed`
 ) -> int:
     "The command `dgnet_generate`."
-    args = sys.argv[1:] if args is None else args
-    if args and not {*_COMMANDS, "-h", "--help"} & {*args}:
-        args = ["swap", *args]
-    a = _parser().parse_args(args)
+    a = generate_parser().parse_args(with_swap(sys.argv[1:] if args is None else args))
     a.processes = processes
+    do = {"swap": _swap, "grid": _grid, "interpolate": _interpolate, "set": _set, "photos": _photos}[a.do]
 
     def full_memory(error: Exception) -> str:
         return "the GPU's memory is full. Set DGNET_DEVICE=cpu, or end what else runs there"
-    stopped = "\nstopped" + ("; the same command goes on from here" if a.do is _set else "")
-    return run_command("dgnet_generate", partial(a.do, a), Failure((torch.OutOfMemoryError,), 2, full_memory),
+    stopped = "\nstopped" + ("; the same command goes on from here" if a.do == "set" else "")
+    return run_command("dgnet_generate", partial(do, a), Failure((torch.OutOfMemoryError,), 2, full_memory),
                        Failure((Image.DecompressionBombError,), 2), stopped=stopped)

@@ -94,7 +94,7 @@ class FusedInstanceNorm(torch.autograd.Function):
 # %% ../nbs/20_kernels.ipynb #a2000005
 def instance_affine(
     x: Float[Tensor, "b c h w"],    # map
-    weight: Float[Tensor, "b c"],   # new deviation of each channel
+    weight: Float[Tensor, "b c"],   # new standard deviation of each channel
     bias: Float[Tensor, "b c"],     # new mean of each channel
     eps: float = 1e-5,              # added to the variance
     slope: float = 0.0,             # of a LeakyReLU at the end, 0 for none
@@ -140,9 +140,9 @@ class FusedLayerNorm(torch.autograd.Function):
 # %% ../nbs/20_kernels.ipynb #a2000006
 def image_norm(
     x: Float[Tensor, "b c h w"],   # map
-    gamma: Float[Tensor, "c"],     # deviation of each channel
+    gamma: Float[Tensor, "c"],     # standard deviation of each channel
     beta: Float[Tensor, "c"],      # mean of each channel
-    eps: float = 1e-5,             # added to the deviation
+    eps: float = 1e-5,             # added to the standard deviation
     slope: float = 0.0,            # of a LeakyReLU at the end, 0 for none
 ) -> Float[Tensor, "b c h w"]:
     "The fast form of `layers.layer_norm`."

@@ -17,7 +17,7 @@ from .kernels import ReflectConv2d, faster, image_norm, instance_affine
 
 # %% ../nbs/21_layers.ipynb #4bc16317
 class Style(NamedTuple):
-    "What one AdaIN layer is told: a weight and a bias for every channel of every image."
+    "Parameters of one AdaIN layer: a weight and a bias for every channel of every image."
     weight: Float[Tensor, "b c"]
     bias: Float[Tensor, "b c"]
 
@@ -29,7 +29,7 @@ def adain(
     eps: float = 1e-5,             # added to the variance
     slope: float = 0.0,            # of a LeakyReLU at the end, 0 for none
 ) -> Float[Tensor, "b c h w"]:
-    "Adaptive instance norm: forget the channel's own mean and deviation, take the given ones."
+    "Adaptive instance norm: replace each channel's mean and standard deviation by the given ones."
     var, mean = torch.var_mean(x.float(), (2, 3), correction=0, keepdim=True)
     scale = weight[:, :, None, None] * torch.rsqrt(var + eps)
     y = torch.addcmul(bias[:, :, None, None] - mean * scale, x, scale).to(x.dtype)
@@ -39,12 +39,12 @@ def adain(
 @faster(image_norm)
 def layer_norm(
     x: Float[Tensor, "b c h w"],   # feature map
-    gamma: Float[Tensor, "c"],     # deviation of each channel
+    gamma: Float[Tensor, "c"],     # standard deviation of each channel
     beta: Float[Tensor, "c"],      # mean of each channel
     eps: float = 1e-5,             # added to the standard deviation, not to the variance
     slope: float = 0.0,            # of a LeakyReLU at the end, 0 for none
 ) -> Float[Tensor, "b c h w"]:
-    "Mean and unbiased deviation over C, H, W of each image, then gamma and beta per channel."
+    "Mean and unbiased standard deviation over C, H, W of each image, then gamma and beta per channel."
     std, mean = torch.std_mean(x.float(), (1, 2, 3), keepdim=True)
     scale = gamma.view(-1, 1, 1) / (std + eps)
     y = torch.addcmul(beta.view(-1, 1, 1) - mean * scale, x, scale).to(x.dtype)
@@ -155,7 +155,7 @@ def init_weights(
     net: nn.Module,  # every convolution and linear layer of it
     kind: str,       # "kaiming" (fan in) for E_s and G, "gaussian" (0.02) for D
 ) -> None:
-    "The initial weights of the three networks that start from nothing; biases start at zero."
+    "Initialise E_s, G or D at random; biases start at zero."
     for m in net.modules():
         if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
         if kind == "kaiming":

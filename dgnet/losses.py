@@ -29,7 +29,7 @@ def l_id(
 # %% ../nbs/30_losses.ipynb #73ba9587
 def l_code(
     code: Float[Tensor, "*n"],        # what went into G: the target, no gradient
-    code_again: Float[Tensor, "*n"],  # what an encoder reads out of the generated image
+    code_again: Float[Tensor, "*n"],  # an encoder's code of the generated image
 ) -> Float[Tensor, ""]:
     "L^code1 and L^code2 (Eqs 4, 5): mean absolute difference to a constant target; keys `code1`, `code2`."
     return F.l1_loss(code_again.float(), code.detach().float())

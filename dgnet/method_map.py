@@ -96,7 +96,7 @@ def taught(
 def group_colour(
     groups: frozenset,   # of `Taught`
 ) -> str:
-    "The colour of whoever learns."
+    "The colour of the networks that a loss trains."
     colours = {"E_a": PALETTE["ours"], "generator": PALETTE["good"], "D": PALETTE["control"]}
     if not groups: return PALETTE["baseline"]
     return colours[next(iter(groups))] if len(groups) == 1 else PALETTE["bad"]
@@ -201,7 +201,7 @@ def loss_box(
     x: Number = 70.5,  # of the left edge
     w: Number = 29.5,
 ) -> None:
-    "A box that says what a loss asks and whom it trains."
+    "A box with a loss and the networks that it trains."
     answer = pen.answers[key]
     if also in pen.answers:
         names = dict.fromkeys([*answer.words.split(", "), *pen.answers[also].words.split(", ")])
@@ -347,7 +347,7 @@ def method_map(
     pictures: MapPictures,
     cfg: Config,   # its switches decide who learns
 ) -> matplotlib.figure.Figure:
-    "The method on one page; every loss in the colour of whoever learns from it, computed by `taught`."
+    "The method on one page; every loss in the colour of the networks that it trains, computed by `taught`."
     answers = taught(cfg)
     fig, ax = plt.subplots(figsize=(8.4, 11))
     pen = Pen(ax, answers)

@@ -38,7 +38,7 @@ from .structure import StructureEncoder, grey
 class Files:
     "What a DGNet can be written to and read from; the functions are further down."
     def generator_state(self) -> dict[str, Tensor]:
-        "The weights of E_s, G and D, which know no names: any training set can start from them."
+        "The weights of E_s, G and D, which do not depend on identities: any training set can start from them."
         return {k: v for k, v in self.state_dict().items() if not k.startswith("E_a.")}
 
     def load_generator(self, tensors: dict[str, Tensor]) -> None:
@@ -78,7 +78,7 @@ class DGNet(nn.Module, Files):
     "E_a, E_s, G and D as one configuration describes them; `model(x_i, x_j)` is x_ij with gradients."
     def __init__(
         self,
-        cfg: Config,         # sizes, and where E_a's first weights come from
+        cfg: Config,         # sizes, and E_a's initialisation
         n_ids: int,          # K, people in the training set
         start: bool = True,  # False: weights will be loaded over these, so `cfg.ea_init` is not looked for
     ):

@@ -393,7 +393,7 @@ def swap_truth(
     size: tuple[int, int],             # (height, width) the photos were rendered at
     batch: int = 64,
 ) -> SwapTruth:
-    "Render the true swap of every pair at the photos' own size, then bring it to the network's."
+    "Render the ground-truth swap of every pair at the photos' own size, then bring it to the network's."
     def pictures(i, j):
         batches = zip(i.split(batch), j.split(batch))
         renders = [render(take_rows(appearance, a), take_rows(structure, s), *size) for a, s in batches]
@@ -417,8 +417,8 @@ def bootstrap_ratio(
 
 class SwapReport(NamedTuple):
     "Errors of a swap beside the errors of answers that need no network."
-    swap: SwapError    # G(a_i, s_j) against the true swap
-    copy: SwapError    # x_j itself against the true swap
+    swap: SwapError    # G(a_i, s_j) against the ground-truth swap
+    copy: SwapError    # x_j itself against the ground-truth swap
     colour: SwapError  # x_j with the mean colour of x_i's person painted over the person
     own: SwapError     # G(a_j, s_j) against x_j: how well G draws when nothing is swapped
     ratio: Ratio       # swap / copy over the person: the headline number; below 1 beats copying
@@ -426,7 +426,7 @@ class SwapReport(NamedTuple):
 def paint_mean_colour(
     swaps: SwapTruth,
 ) -> Float[Tensor, "n 3 h w"]:
-    "x_j with every pixel of the person in the mean colour of x_i's person; it is told both masks."
+    "x_j with every pixel of the person in the mean colour of x_i's person; it is given both masks."
     mask, x_i = swaps.person_i[:, None].float(), swaps.x_i / 255
     colour = (x_i * mask).sum((2, 3)) / mask.sum((2, 3)).clamp(min=1)
     return torch.where(swaps.person[:, None], colour[:, :, None, None], swaps.x_j / 255)

@@ -245,7 +245,7 @@ def _finite(side: str, head: str, feature: Tensor) -> Tensor:
 
 def check_numbers(
     query: Embeddings, gallery: Embeddings,  # who is looked for, and where
-    head: str,              # which is asked: "prim", "fine" or "both"
+    head: str,              # "prim", "fine" or "both"
 ) -> tuple:
     "Query and gallery with the heads that count in float32. Raises ValueError for features that cannot be compared."
     if head not in ("prim", "fine", "both"): raise ValueError(f"head={head!r}: there are prim, fine and both")
@@ -448,7 +448,7 @@ def _framed(ax, image: Tensor, colour: str, title: str = "") -> None:
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    ax.set_title(title, fontsize=7, pad=2)
+    ax.set_title(title, fontsize=7, pad=5)
     for side in ax.spines.values(): side.set(visible=True, color=colour, linewidth=3)
 
 def show_ranked_list(

@@ -22,7 +22,7 @@ from .pedestrians import Appearance, Structure, take_rows
 
 # %% ../nbs/12_renderer.ipynb #32ebb6af
 class Render(NamedTuple):
-    "Rendered photos with the truth about them."
+    "Rendered photos with their ground truth."
     image: Tensor   # "b 3 h w" in 0..1
     parts: Tensor   # "b h w" uint8, index into PARTS, 0 = background
     joints: Tensor  # "b j 2" (x, y) in pixels, in the order of JOINTS

@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .config import TIERS, Config, make_config, run_key, strangers_key
+from .commands import reproduce_parser
+from .config import Config, make_config, run_key, strangers_key
 from .core import FIGURES, LOCAL, ROOT, WEIGHTS, artifact_folder, default_device, device_name, find_artifact
 from .core import short_hash
 from .datasets import DATASETS
@@ -37,7 +38,7 @@ from .report import refresh_readme, require_own_page, write_report
 from .runs import WeakTeacher, find_folder, get_bound, get_data, get_gan, get_run, prefix_folder, read_done
 from .runs import teacher_folder
 from .study import STUDY_BLOCKS, Trial, read_trials, run_trials, trial_key
-from .terminal import CommandParser, Failure, one_line, run_command, say
+from .terminal import Failure, one_line, run_command, say
 
 # %% ../nbs/45_reproduce.ipynb #b4200007
 # walk-throughs, by their modules, that store pictures
@@ -454,23 +455,7 @@ def parse_paths(
     return paths
 
 # %% ../nbs/45_reproduce.ipynb #2fd713e0
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("dgnet_reproduce", description="Train what is missing, run the reproduction "
-                                     "notebooks through papermill, write figures/.")
-    add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
-    add("--tier", default="mini", choices=list(TIERS), help="how large (default: mini)")
-    add("--only", nargs="+", metavar="PREFIX", help="notebooks whose names start so, e.g. fig1 table3")
-    add("--data", nargs="+", default=[], metavar="NAME=FOLDER",
-        help="real photos instead of rendered ones, e.g. market=/data/Market-1501-v15.09.15")
-    add("--skip", nargs="+", metavar="PREFIX", help="notebooks to leave out")
-    add("--workers", type=int, metavar="N",
-        help="trainings side by side (default: one for each CPU core; one on a GPU)")
-    flag("--all", help="the walk-through notebooks too")
-    flag("--force", help="run notebooks even if nothing changed, and replace files that others put in their place")
-    flag("--fresh", help="train anew what comes with the package, too (hours)")
-    flag("--list", help="what is stored, of which tier, and whether it matches the present code; runs nothing")
-    flag("--dry-run", help="which runs would be trained, and for about how long; runs nothing")
-    return parser
+#| export
 
 # %% ../nbs/45_reproduce.ipynb #2fd713e1
 def _reproduce(options: argparse.Namespace) -> int:
@@ -495,7 +480,7 @@ def reproduce_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_reproduce`."
-    options = _parser().parse_args(args)
+    options = reproduce_parser().parse_args(args)
     return run_command("dgnet_reproduce", partial(_reproduce, options),
                        Failure((WeakTeacher, FloatingPointError), 2),
                        stopped="\nstopped; the same command goes on from here")

@@ -25,8 +25,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from .commands import read_rank_options
 from .core import LOCAL, default_device, made_by, save_figure, save_table, short_hash
-from .datasets import DATASETS, Label, Split, make_split
+from .datasets import Label, Split, make_split
 from .evidence import CAPTIONS, MAPS, average_photos, map_pictures
 from .fingerprints import fingerprints
 from .galleries import Gallery, Query, identify, open_gallery
@@ -35,7 +36,7 @@ from .model import pretrained_file
 from .photos import read_image
 from .reid import Embeddings, RankedList, average_precision, camera_rule, embed, match_ranks, ranked_list
 from .reid import show_ranked_list, similarity
-from .terminal import CommandParser, counter, may_access, one_line, output_file, printable, run_command, say
+from .terminal import counter, may_access, one_line, output_file, printable, run_command, say
 from .verdict import same_photos
 
 # %% ../nbs/55_search.ipynb #40fefa13
@@ -240,7 +241,7 @@ def show_search(
     maps: str | None = None,      # one of MAPS
     caption: str | None = None,   # a sentence under the strip; None: what the maps show
 ) -> matplotlib.figure.Figure:
-    "One row per query: green ✓ right, red ✗ wrong, grey where nobody knows. Raises ValueError for an unknown map."
+    "One row per query: green ✓ right, orange ✗ wrong, grey not known. Raises ValueError for an unknown map."
     if maps not in (None, *MAPS): raise ValueError(f"--maps {maps}: there are {' and '.join(MAPS)}")
     answers = result.answers
     n, rows = max(len(a.rows) for a in answers), [_strip_row(result, k, maps) for k in range(len(answers))]
@@ -359,42 +360,12 @@ def _rank(a: argparse.Namespace) -> None:
             say("the strip shows photographs of people: it stays on this machine, as the photographs do")
     say(search_text(result))
 
-def _named_maps(args: list) -> list:
-    "`--maps` alone means the first of MAPS, whatever stands behind it."
-    named = []
-    for k, word in enumerate(args):
-        alone = word == "--maps" and (args[k + 1:k + 2] or [""])[0] not in MAPS
-        named += [word, MAPS[0]] if alone else [word]
-    return named
-
 # %% ../nbs/55_search.ipynb #6bfa3480
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("dgnet_rank", description="Who in a folder is the person on a photo? Nothing in "
-                                     "the folder is changed.", allow_abbrev=False)
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="photos of whom to look for")
-    parser.add_argument("--model", metavar="FILE", help="a trained DG-Net, as DGNet.save writes it, the name of a "
-                        "shipped model, or OWNER/NAME on the Hugging Face Hub (default: the best that comes with the "
-                        "package; rendered people)")
-    parser.add_argument("--gallery", required=True, metavar="FOLDER", help="where to look: a dataset's folder or .csv "
-                        "file, or a folder of photos")
-    parser.add_argument("--name", help="take the gallery for this layout: " + ", ".join(DATASETS))
-    parser.add_argument("--out", metavar="FILE.png", help="write the ranked strip, one row per query")
-    parser.add_argument("--csv", metavar="FILE.csv", help="write the lists as a table")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="length of the lists (default: 10)")
-    parser.add_argument("--maps", metavar="WHICH", help="a map under each photo: activation (default) or similarity")
-    parser.add_argument("--id", metavar="PERSON", help="the person on the queries as written in the gallery, where "
-                        "neither dataset nor file name says it")
-    parser.add_argument("--cam", type=int, metavar="NUMBER", help="the queries' camera, likewise")
-    parser.add_argument("--skip-broken", action="store_true", help="leave out gallery photos that cannot be read, and "
-                        "count them")
-    parser.add_argument("--force", action="store_true", help="replace the files of --out and --csv, whatever they are")
-    return parser
-
 def rank_cli(
     args: list[str] | None = None,   # default: the command line's
 ) -> int:
     "The command `dgnet_rank`."
-    a = _parser().parse_intermixed_args(_named_maps(sys.argv[1:] if args is None else args))
+    a = read_rank_options(sys.argv[1:] if args is None else args)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(one_line(f"dgnet_rank: {message}"), error=True)
         return run_command("dgnet_rank", partial(_rank, a))

@@ -53,7 +53,7 @@ def teacher_rate(
 
 # %% ../nbs/36_teacher.ipynb #c5489a09
 class TeacherState:
-    "Everything that changes while a teacher learns."
+    "Everything that changes during a teacher's training."
     def __init__(self, cfg: Config, n_ids: int, device: torch.device, start: nn.Module | None = None):
         torch.manual_seed(cfg.seed + 1)
         self.cfg, self.device, self.it, self.seconds = cfg, device, 0, 0.0
@@ -139,8 +139,8 @@ def soft_label(
     y_i: Int[Tensor, "b"] | None = None,  # whose appearance: `conditional` and `two_label` ask for it
     y_j: Int[Tensor, "b"] | None = None,  # whose structure: `two_label` asks for it
 ) -> Float[Tensor, "b k"]:
-    """q (Eq. 8): the mean of the teacher's softmax over the image and its mirror image, or one of four older answers.
-    ValueError for a fifth."""
+    """q (Eq. 8): the mean of the teacher's softmax over the image and its mirror image, or one of four older labels.
+    ValueError for any other."""
     k = teacher.head.classifier.out_features
     if cfg.soft_label == "lsro": return torch.full((len(x), k), 1 / k, device=x.device)
     if cfg.soft_label == "conditional": return F.one_hot(y_i, k).float()

@@ -18,11 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
-
-from .core import naming_write_errors
 
 # %% ../nbs/01_terminal.ipynb #7e51a025
 # control characters, separators of lines, marks that turn the direction of writing, halves of characters
@@ -43,14 +40,19 @@ def printable(
     return _UNSEEN.sub(_shown, text)
 
 # %% ../nbs/01_terminal.ipynb #7e51a006
+def _naming_write_errors(place):
+    from dgnet.core import naming_write_errors   # loads PyTorch, which an error may wait for
+    return naming_write_errors(place)
+
 def _send(text: str = "") -> None:
     "To standard output, at once; what cannot get there now is not tried again at Python's end. Raises OSError."
     if sys.stdout is None: return   # a program without a terminal
     try:
-        with naming_write_errors("standard output"): print(text, end="", flush=True)
+        print(text, end="", flush=True)
     except OSError as e:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise e.__cause__ if isinstance(e.__cause__, BrokenPipeError) else e
+        if isinstance(e, BrokenPipeError): raise
+        with _naming_write_errors("standard output"): raise
 
 def say(
     text: str,          # may hold any letters, and several lines
@@ -241,7 +243,7 @@ def locked_folder(
         say(f"{folder}: another command is at work there, waiting for it", error=True)
         lock.acquire()
     except OSError as e:
-        with naming_write_errors(folder): raise e
+        with _naming_write_errors(folder): raise e
     try:
         yield
     finally:
@@ -259,7 +261,8 @@ def is_out_of_memory(
     error: BaseException,
 ) -> bool:
     "Whether it says that there is no memory: Python's, NumPy's and PIL's error, PyTorch's two, a thread's."
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)): return True
+    torch = sys.modules.get("torch")   # where it is not loaded, the error is not its
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError) if torch else MemoryError): return True
     words = ("can't allocate memory", "not enough memory", "out of memory", "can't start new thread")
     return isinstance(error, (RuntimeError, OSError)) and any(w in str(error).lower() for w in words)
 
@@ -287,8 +290,8 @@ def _words_of(error: Exception, failures: tuple) -> tuple[str, int] | None:
 def _draw_into_files() -> None:
     "A command shows no window: a plotting backend that needs a display is not asked. In a notebook all stays as it is."
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython(): return
-    import matplotlib
-    matplotlib.use("agg")
+    if "matplotlib" in sys.modules: sys.modules["matplotlib"].use("agg")
+    else: os.environ["MPLBACKEND"] = "agg"
 
 def run_command(
     program: str,                  # stands before each message

@@ -34,7 +34,7 @@ from .teacher import soft_label
 
 # %% ../nbs/37_train.ipynb #51f014ce
 class Batch(NamedTuple):
-    "What one step sees. The first half of the rows are the x_i, the second half the x_j; `swap` exchanges the halves."
+    "Input of one step. The first half of the rows are the x_i, the second half the x_j; `swap` exchanges the halves."
     x: Float[Tensor, "b 3 h w"]          # photos
     t: Float[Tensor, "b 3 h w"]          # another photo of the same person, row by row
     x_erased: Float[Tensor, "b 3 h w"]   # copies for L^s_id (D7)
@@ -51,13 +51,13 @@ def swap(
 def draw_batch(
     images: UInt8[Tensor, "n 3 h w"],  # the training set
     labels: Int[Tensor, "n"],          # its identities, 0-based
-    sampler: TripletSampler,           # who meets whom
+    sampler: TripletSampler,           # draws the pairs and the positives
     rng: torch.Generator,              # flips, crops, erasing
     cfg: Config,
     device: torch.device | None = None,  # where the batch is needed; None: where the photos are
 ) -> Batch:
-    """The next batch: clean photos for the generator, erased copies for the identity loss. Chance comes from the CPU,
-    the pixels move on the device."""
+    """The next batch: clean photos for the generator, erased copies for the identity loss. Random numbers come from the
+    CPU, the pixels move on the device."""
     device = device or images.device
     i, j, t_i, t_j = next(sampler)
     rows = torch.cat([i, j])
@@ -80,7 +80,7 @@ def batch_to(
 # %% ../nbs/37_train.ipynb #b95f821a
 @contextmanager
 def frozen(
-    net: nn.Module,             # passed through, not learnt from
+    net: nn.Module,             # gradient passes through it, its weights get none
     dropout: bool = False,      # leave dropout on
 ):
     """A pass through a frozen copy: gradient flows to the input only, batch norm uses but does not store its
@@ -165,8 +165,7 @@ def image_losses(
     decoded: Decoded,  # swaps and reconstructions, attached to whoever decoded them
     cfg: Config,       # `adv` (D4)
 ) -> tuple[dict[str, Float[Tensor, ""]], AppearanceOut]:
-    """L^img1, L^img2, L_adv, L^c_id (Eqs 1, 2, 6, 7): what a generated image is worth; and what a frozen E_a reads in
-    it."""
+    "L^img1, L^img2, L_adv, L^c_id (Eqs 1, 2, 6, 7) of generated images; and a frozen E_a's output for the swaps."
     losses = {"img1": 2 * l_img(batch.x, decoded.x_self), "img2": 2 * l_img(batch.x, decoded.x_pos)}
     with frozen(model.D):
         losses["adv"] = 2 * l_adv_g(model.D(decoded.x_swap), cfg.adv)
@@ -179,8 +178,8 @@ def code_losses(
     model: DGNet,
     batch: Batch,
     decoded: Decoded,        # its codes are the targets
-    reading: AppearanceOut,  # what a frozen E_a reads in the swaps
-    again: bool,             # this step's coin: train the second-pass encoders on detached swaps
+    reading: AppearanceOut,  # a frozen E_a's output for the swaps
+    again: bool,             # this iteration's choice: train the second-pass encoders on detached swaps
     cfg: Config,             # `detach_code` (D1), `code1_live` (D2), `lam_cyc` (D3)
 ) -> dict[str, Float[Tensor, ""]]:
     """L^code1, L^code2 (Eqs 4, 5) and the cycle term (D3). An encoder and its generated input never learn in the same
@@ -210,8 +209,7 @@ def feed_losses(
     generated: GeneratedBatch,  # this step's swaps, or a handful of a finished generator's
     cfg: Config,                # `merge_passes`, `soft_label`
 ) -> dict[str, Float[Tensor, ""]]:
-    """L_prim and L_fine (Eqs 8, 9): detached swaps go back into E_a, with the teacher's opinion and the structure's
-    name."""
+    "L_prim and L_fine (Eqs 8, 9): detached swaps train E_a, labelled by the teacher and by the structure's owner."
     half = len(generated.x_ij) // 2
     out = encode_in_passes(model.E_a, generated.x_ij, cfg, half)
     size = 2 * half if cfg.merge_passes else half
@@ -238,7 +236,7 @@ def loss_groups(
     batch: Batch,
     decoded: Decoded,      # from `decode_batch`, with its graph
     w: dict[str, float],   # this iteration's weights
-    again: bool,           # this iteration's coin
+    again: bool,           # this iteration's choice, as in `code_losses`
     cfg: Config,
 ) -> Iterator[dict[str, Float[Tensor, ""]]]:
     """Every loss but D's whose weight is not 0, both directions summed, in groups that share no graph: each can go
@@ -332,7 +330,7 @@ class TrainState:
         start: nn.Module | None = None,  # the teacher's backbone, for `ea_init="teacher"` or "rendered"
         device: torch.device = torch.device("cpu"),
         processes: SingleProcess = SINGLE_PROCESS,  # who shares the work; no part of what is saved
-        maker: dict[str, Tensor] | None = None,     # first weights of E_s, G and D, for `g_init="rendered"`
+        maker: dict[str, Tensor] | None = None,     # initial weights of E_s, G and D, for `g_init="rendered"`
     ):
         processes.check_batch(cfg)
         torch.manual_seed(cfg.seed)
@@ -395,7 +393,7 @@ def train_step(
     labels: Int[Tensor, "n"],                 # its identities, 0-based
     generated: GeneratedBatch | None = None,  # a finished generator's images, for `offline`
 ) -> dict[str, Float[Tensor, ""]]:
-    "One iteration: draw, decode, D's step, everybody else's step against the new D. Returns the losses, on the device."
+    "One iteration: draw, decode, update D, then all others against the new D. Returns the losses, on the device."
     cfg, model, opt, processes = state.cfg, state.model, state.optimisers, state.processes
     if cfg.offline != (generated is not None):
         raise ValueError("a store of generated images and offline=True belong together")

@@ -29,22 +29,25 @@ import numpy as np
 import pandas as pd
 import torch
 
+# %% ../nbs/56_train_own.ipynb #fafa8113
 from .check import DataReport, check_dataset
-from .config import TIERS, Config, invalid_reason, make_config, run_key
+from .commands import train_parser
+from .config import Config, invalid_reason, make_config, run_key
+from .control import Comparison, compare, control_cost, training_pairs
 from .core import LOCAL, code_version, default_device, denormalise, from_uint8, naming_write_errors
 from .core import package_versions, set_style, write_atomically
-from .datasets import DATASETS, Split, load_dataset, relabel
+from .datasets import Split, load_dataset, relabel
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .layouts import remarks_line
 from .loop import Progress
 from .photos import TripletSampler, drop_unreadable
-from .planning import ProgressLine, plan_one
-from .reid import Embeddings, check_labels, embed, ranked_list, show_ranked_list
+from .planning import CONTROL, ProgressLine, plan_one
+from .reid import Embeddings, ReidResult, check_labels, embed, ranked_list, show_ranked_list
 from .report import Part, html_table, picture_html, report_page
 from .runs import Run, WeakTeacher, evaluate, load_split, run_on, with_source
 from .samples import swap_grid_figure
 from .schedule import loss_weights
-from .terminal import CommandParser, Failure, counter, locked_folder, memory_words, one_line, printable
+from .terminal import Failure, counter, locked_folder, memory_words, one_line, printable
 from .terminal import run_command, say, shell_command
 from .verdict import UNREADABLE, hold_out_people, is_measurable  # noqa: F401 (the last can be had here, too)
 from .verdict import require_labels, require_trainable, same_photos, test_splits
@@ -93,19 +96,26 @@ def output_folder(
     return folder
 
 # %% ../nbs/56_train_own.ipynb #8939b049
+def _measure(run: Run, net: torch.nn.Module, heads: tuple = ("both",)) -> dict[str, ReidResult]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")   # what they say stands in the column `protocol`
+        return evaluate(net, *test_splits(run.data), run.config, heads)
+
+def _table(results: dict[str, ReidResult]) -> pd.DataFrame:
+    return pd.DataFrame([{"feature": k, "R@1": 100 * r.rank1, "R@5": 100 * r.rank5, "R@10": 100 * r.rank10,
+                          "mAP": 100 * r.mAP, "protocol": r.protocol} for k, r in results.items()])
+
+def _results(run: Run) -> dict[str, ReidResult]:
+    ours = _measure(run, run.model.E_a, ("prim", "fine", "both"))
+    return {"Baseline": _measure(run, run.teacher)["both"], "f_prim": ours["prim"], "f_fine": ours["fine"],
+            "f_prim, f_fine": ours["both"]}
+
 def reid_table(
     run: Run,
 ) -> pd.DataFrame:
     """R@1, R@5, R@10 and mAP in per cent of the baseline and of DG-Net's features, with the protocol, on people not
     trained on."""
-    query, gallery = test_splits(run.data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")   # what they say stands in the column `protocol`
-        teacher = evaluate(run.teacher, query, gallery, run.config)["both"]
-        ours = evaluate(run.model.E_a, query, gallery, run.config, ("prim", "fine", "both"))
-    results = {"Baseline": teacher, "f_prim": ours["prim"], "f_fine": ours["fine"], "f_prim, f_fine": ours["both"]}
-    return pd.DataFrame([{"feature": k, "R@1": 100 * r.rank1, "R@5": 100 * r.rank5, "R@10": 100 * r.rank10,
-                          "mAP": 100 * r.mAP, "protocol": r.protocol} for k, r in results.items()])
+    return _table(_results(run))
 
 # %% ../nbs/56_train_own.ipynb #95b4af3a
 CURVES = (("img1", "adv", "d"), ("id_s", "id_c", "prim", "fine"))
@@ -164,17 +174,20 @@ class OwnRun(NamedTuple):
     "What `train_own` leaves."
     run: Run
     folder: Path          # with model.safetensors, metrics.json, log.csv, report.html and three pictures
-    marks: pd.DataFrame   # from `reid_table`
+    marks: pd.DataFrame   # from `reid_table`, and a row of the control where one was trained
     notes: list           # of str: what was warned of
+    comparison: Comparison | None = None   # with the control; None without one
 
 def _name_of(run: Run) -> str: return printable(run.data.root.resolve().name)   # of "." too
 
-def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> str:
+def _page_intro(run: Run, report: DataReport, left_out: list, notes: list, comparison: Comparison | None) -> str:
     q, g = test_splits(run.data)
     facts = [f"{run.data.train.n:,} photos of {run.data.n_ids:,} people were learnt from; the metrics are of "
              f"{len(q.people):,} others, {q.n:,} queries in {g.n:,} photos."]
     if run.data.query is not q:
         facts.append("They were set aside before training, since the dataset has no test people.")
+    if comparison: facts.append(f"<strong>{comparison.sentence[0].upper() + comparison.sentence[1:]}.</strong> The "
+                                "control is the same training on photos alone.")
     facts += [html.escape(one_line(n[0].upper() + n[1:])) + "." for n in notes]
     if run.config.tier == "smoke":
         facts.append("Tier smoke proves that the code runs, and nothing else.")
@@ -185,6 +198,7 @@ def _page_intro(run: Run, report: DataReport, left_out: list, notes: list) -> st
                      "those in the photographs allow.</strong>")
     return f"<h1>DG-Net, trained on {html.escape(_name_of(run))}</h1>\n" + "\n".join(f"<p>{f}</p>" for f in facts)
 
+# %% ../nbs/56_train_own.ipynb #3a455917
 def _page_parts(run: Run, report: DataReport, metrics: pd.DataFrame, pictures: dict[str, Path]) -> list[Part]:
     changed = [{"field": k, "value": str(v)} for k, v in asdict(run.config).items() if v != getattr(Config(), k)]
     facts = [{"what": k, "value": str(v)} for k, v in (run.provenance | {"code": code_version()}).items()]
@@ -214,35 +228,55 @@ def _draw_pictures(run: Run, folder: Path) -> dict[str, Path]:
         plt.close(fig)
     return pictures
 
-# %% ../nbs/56_train_own.ipynb #9f7fa23b
+# %% ../nbs/56_train_own.ipynb #1f9c5097
+def _query_facts(run: Run, ours: list[ReidResult], control: list[ReidResult]) -> dict:
+    "Average precision of each query, for each seed."
+    query, _ = test_splits(run.data)
+    photos = [os.path.relpath(p, run.data.root) for p in query.paths]
+    measured = {"DG-Net": ours, "control": control} if control else {"DG-Net": ours}
+    return {"photos": photos, "AP": {name: [r.ap.round(6).tolist() for r in rs] for name, rs in measured.items()}}
+
+def _comparison_facts(comparison: Comparison | None) -> dict:
+    if comparison is None: return {}
+    gain = comparison.gain
+    return {"control": {"sentence": comparison.sentence, "gain": gain.value, "interval": [gain.low, gain.high],
+                        "gain by seed": comparison.by_seed, "mAP of DG-Net and control by seed": comparison.mAP}}
+
+# %% ../nbs/56_train_own.ipynb #a9375396
 def write_results(
     run: Run,
     report: DataReport,       # of its photos
     left_out: list,           # photos that could not be read, with reasons
     folder: Path,             # from `output_folder`
     notes: Sequence = (),     # of str: what was warned of
+    pairs: Sequence = (),     # of (Run, Run): DG-Net and its control for each seed; `run` is the first
 ) -> OwnRun:
     """Model, log, metrics, pictures and page; a kill in the middle leaves nothing that the same command does not put
     right."""
     # first, so that the same command knows the folder again
     _write_metrics(folder, {"run": run.provenance["run"], "finished": False})
-    metrics, pictures, notes = reid_table(run), _draw_pictures(run, folder), list(notes)
+    results, pictures, notes = _results(run), _draw_pictures(run, folder), list(notes)
+    ours = [results["f_prim, f_fine"], *(_measure(a, a.model.E_a)["both"] for a, _ in pairs[1:])]
+    control = [_measure(b, b.model.E_a)["both"] for _, b in pairs]
+    comparison = compare(ours, control) if pairs else None
+    metrics = _table(results | ({"control: f_prim, f_fine": control[0]} if pairs else {}))
     for name in ("model.safetensors", "log.csv"):
         with write_atomically(folder / name) as temporary:
             shutil.copy(run.folder / name, temporary)
     title = f"DG-Net, trained on {_name_of(run)}"
     page = report_page(_page_parts(run, report, metrics, pictures), title,
-                       _page_intro(run, report, left_out, notes))
+                       _page_intro(run, report, left_out, notes, comparison))
     with write_atomically(folder / "report.html") as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))
     _write_metrics(folder, {
         "run": run.provenance["run"], "finished": True, "marks": metrics.to_dict("records"),
+        **_comparison_facts(comparison), "queries": _query_facts(run, ours, control),
         "measured on": [s.name for s in test_splits(run.data)],
         "photos": {s.name: [s.n, len(s.people)] for s in run.data.splits}, "notes": notes,
         "left out": [f"{os.path.relpath(b.path, run.data.root)}: {b.why}" for b in left_out],
         "config": asdict(run.config), "provenance": run.provenance, "packages": package_versions(),
         "code_version": code_version(), "date": time.strftime("%Y-%m-%d")})
-    return OwnRun(run, folder, metrics, notes)
+    return OwnRun(run, folder, metrics, notes, comparison)
 
 # %% ../nbs/56_train_own.ipynb #f8ea8a1b
 def _run_noting(train: Callable[[], Run], splits: tuple[Split, Split]) -> tuple[Run, list[str]]:
@@ -253,6 +287,12 @@ def _run_noting(train: Callable[[], Run], splits: tuple[Split, Split]) -> tuple[
         check_labels(*(Embeddings(torch.empty(s.n, 1), None, torch.from_numpy(s.ids), torch.from_numpy(s.cams))
                        for s in splits))
     return run, sorted({str(w.message) for w in warned if Path(w.filename).parent.name == "dgnet"})
+
+def _train_pairs(train: Callable[[Config], Run], cfg: Config, control: int) -> list[tuple[Run, Run]]:
+    "DG-Net and its control for each seed; warnings are those of the first training, which has noted them."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [(train(a), train(b)) for a, b in (training_pairs(cfg, control) if control else ())]
 
 def _hold(folder: Path, key: str, force: bool, held: ExitStack) -> None:
     """The folder is this run's until `held` ends: the same command in another process waits, another one is refused.
@@ -266,6 +306,7 @@ def _hold(folder: Path, key: str, force: bool, held: ExitStack) -> None:
     _require_free(folder, key, force)   # of what the other one has left
     if not (folder / "metrics.json").exists(): _write_metrics(folder, {"run": key, "finished": False})
 
+# %% ../nbs/56_train_own.ipynb #116e0046
 def _written_by_main(run: Run, folder: Path, notes: list) -> OwnRun:
     "What the first of several processes has written, for the others."
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -305,6 +346,7 @@ def train_own(
     looking: Callable[[int, int], None] | None = None,            # told how many photos are decoded, of how many
     processes: SingleProcess = SINGLE_PROCESS,   # who trains together, see `distributed`; all of them call this
     force: bool = False,            # write into a folder that holds something else, see `output_folder`
+    control: int = 0,               # pairs of DG-Net and its control to train, one for each seed; 0: DG-Net alone
     **changes,                      # any field of Config
 ) -> OwnRun:
     """Look, set aside, train the teacher, examine it, train, measure, write. Raises ValueError or OSError, naming file
@@ -319,13 +361,14 @@ def train_own(
     cfg = make_config(tier, data.name, recipe, True, **changes, hold_out=data.n_ids - held_out.n_ids)
     cfg = with_source(cfg, held_out, path)
     TripletSampler(relabel(held_out.train.ids), cfg.batch, cfg.seed)   # too few for a batch: said early
-    folder, progress = output_folder(out, path, run_key(cfg), force), report and partial(report, cfg)
-    results: list = []
+    folder, results = output_folder(out, path, run_key(cfg), force), []
+    def train(one: Config) -> Run: return run_on(one, held_out, report and partial(report, one), save_every, processes)
     with ExitStack() as held:
         processes.on_main(lambda: _hold(folder, run_key(cfg), force, held))
-        run, notes = _run_noting(lambda: run_on(cfg, held_out, progress, save_every, processes), test_splits(held_out))
+        run, notes = _run_noting(lambda: train(cfg), test_splits(held_out))
         notes = list(filter(None, [remarks_line(data), *notes]))
-        processes.on_main(lambda: results.append(write_results(run, photos, left_out, folder, notes)))
+        pairs = _train_pairs(train, cfg, control)
+        processes.on_main(lambda: results.append(write_results(run, photos, left_out, folder, notes, pairs)))
     return results[0] if results else _written_by_main(run, folder, notes)
 
 # %% ../nbs/56_train_own.ipynb #4de21465
@@ -364,39 +407,18 @@ def parse_changes(
     return changes
 
 # %% ../nbs/56_train_own.ipynb #7466233f
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("dgnet_train", description="From a folder of photos to a model and a page: "
-                                     "teacher, DG-Net, marks. Stop it whenever you like; the same command goes on.")
-    parser.add_argument("path", metavar="FOLDER", help="a dataset: one folder per person, Market-1501, DukeMTMC-reID, "
-                        "MSMT17, CUHK03-NP, or a CSV with path,id,camera,split")
-    parser.add_argument("--out", metavar="FOLDER", help="where model and page go (default: local/trained/NAME)")
-    parser.add_argument("--tier", default="mini", choices=list(TIERS), help="how large: mini for a CPU (default), full "
-                        "or paper for a GPU, smoke to try the command")
-    parser.add_argument("--name", help=f"take it for this layout: {', '.join(DATASETS)}")
-    parser.add_argument("--own", action="store_true", help="photos of your own in the layout of a known set: compare "
-                        "no counts")
-    parser.add_argument("--pattern", metavar="REGEX", help=r"how file names say person and camera, e.g. "
-                        r"'(?P<id>\d+)-cam(?P<cam>\d+)'")
-    parser.add_argument("--hold-out", type=int, metavar="N", help="people to set aside and measure on (default: a "
-                        "fifth, if there are no test people)")
-    parser.add_argument("--skip-broken", action="store_true", help="leave photos out that cannot be read")
-    parser.add_argument("--recipe", default="official", choices=["official", "paper"],
-                        help="what the official code does (default), or what the paper's text says")
-    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
-                        help="time between checkpoints (default: 60)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
-                        help="fields of the configuration, e.g. n_iter=2000 batch=16 seed=1")
-    parser.add_argument("--force", action="store_true", help="write into --out even if it holds something else: files "
-                        "of the same names are replaced")
-    return parser
+#| export
 
 # %% ../nbs/56_train_own.ipynb #22fd5cdf
 class _TrainingLine:
     "Progress of the training on the terminal, made when the configuration is known."
-    def __init__(self): self.progress = None
+    def __init__(self): self.progress = self.config = None
 
     def report(self, cfg: Config, progress: Progress, losses: dict) -> None:
-        self.progress = self.progress or ProgressLine([plan_one(cfg)], stream=sys.stderr)
+        if cfg != self.config:   # of a pair, each training has its line
+            self.end()
+            changes = {} if cfg.generate else CONTROL
+            self.config, self.progress = cfg, ProgressLine([plan_one(cfg, changes)], stream=sys.stderr)
         self.progress.report(0, progress, losses)
 
     def end(self) -> None:
@@ -407,9 +429,15 @@ def _train(a: argparse.Namespace, line: _TrainingLine, processes: SingleProcess)
         raise ValueError(f"--save-every {a.save_every}: give seconds, 0 or more")
     if a.hold_out is not None and a.hold_out < 0:
         raise ValueError(f"--hold-out {a.hold_out}: give a number of people, 0 or more")
+    if a.seeds is not None and (a.seeds < 1 or not a.control):
+        raise ValueError(f"--seeds {a.seeds}: give a number of pairs, 1 or more, together with --control")
+    changes, pairs = parse_changes(a.set), (a.seeds or 1) if a.control else 0
     report, looking = (line.report, counter("photos looked at")) if processes.main else (None, None)
+    if pairs and processes.main:
+        cost = control_cost(make_config(a.tier, "folder", a.recipe, True, **changes), pairs)
+        say(f"{2 * pairs} trainings for the comparison: {cost:.2g} times the time of DG-Net alone", error=True)
     result = train_own(a.path, a.tier, a.out, a.name, a.own, a.pattern, a.hold_out, a.skip_broken, a.recipe,
-                       a.save_every, report, looking, processes, a.force, **parse_changes(a.set))
+                       a.save_every, report, looking, processes, a.force, pairs, **changes)
     line.end()
     if not processes.main: return
     for note in result.notes: say(one_line(f"note: {note}"), error=True)
@@ -417,6 +445,7 @@ def _train(a: argparse.Namespace, line: _TrainingLine, processes: SingleProcess)
     generate = shell_command("dgnet_generate", "--model", model)
     rank = shell_command("dgnet_rank", "--model", model, "--gallery", Path(a.path))
     say(result.marks.to_string(index=False, float_format="{:.1f}".format))
+    if result.comparison: say(result.comparison.sentence)
     say(f"model: {printable(model)}\npage:  {printable(page)}\nnow try:\n  {generate} …\n  {rank} PHOTO")
 
 # %% ../nbs/56_train_own.ipynb #22fd5ce0
@@ -425,7 +454,7 @@ def train_cli(
     processes: SingleProcess = SINGLE_PROCESS,  # who trains together, see `distributed`
 ) -> int:
     "The command `dgnet_train`."
-    a, line = _parser().parse_args(args), _TrainingLine()
+    a, line = train_parser().parse_args(args), _TrainingLine()
 
     def end_line() -> None:
         if not processes.main: time.sleep(2)   # the first says it, and the launcher ends the others

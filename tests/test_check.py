@@ -421,4 +421,4 @@ def test_a_missing_photo_is_a_difference(market):
 def test_the_command_is_installed():
     cfg = configparser.ConfigParser(delimiters=["="], interpolation=None)
     cfg.read_string((ROOT / "settings.ini").read_text(encoding="utf-8"))
-    assert "dgnet_data=dgnet.check:data_cli" in cfg["DEFAULT"]["console_scripts"].split()
+    assert "dgnet_data=dgnet.commands:data_command" in cfg["DEFAULT"]["console_scripts"].split()

@@ -635,7 +635,7 @@ def test_read_only_photos(model, flat, tmp_path):
 def test_the_command_is_installed():
     cfg = configparser.ConfigParser(delimiters=["="], interpolation=None)
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
-    assert "dgnet_generate=dgnet.generated_set:generate_cli" in cfg["DEFAULT"]["console_scripts"].split()
+    assert "dgnet_generate=dgnet.commands:generate_command" in cfg["DEFAULT"]["console_scripts"].split()
 
 
 def test_swaps(model, generator, two, tmp_path, monkeypatch, capsys):

@@ -276,7 +276,7 @@ def test_the_page_is_true(check):
     (check_equations, "\n| 10 | the weighted sum", "\n| 1 | the weighted sum"),
     (check_receivers, "`E_s` `G` `MLP` or `E_s`", "`E_s` `G` `MLP` or `E_a`"),
     (check_receivers, "| nobody |", "| `E_a` |"),
-    (check_receivers, "| absent | the re-read", "| `G` | the re-read"),
+    (check_receivers, "| absent | the re-encoded", "| `G` | the re-encoded"),
     (check_receivers, "`d`, `d_penalty` | 7 | `D`", "`d` | 7 | `D`"),
     (check_numbers, "\n| D24 |", "\n| D42 |"),
     (check_numbers, "\n| D7 |", "\n| D8 |"),

@@ -531,4 +531,4 @@ def test_python_errors(tmp_path, model):
 def test_the_command_is_installed():
     cfg = configparser.ConfigParser(delimiters=["="], interpolation=None)
     cfg.read_string((ROOT / "settings.ini").read_text(encoding="utf-8"))
-    assert "dgnet_rank=dgnet.search:rank_cli" in cfg["DEFAULT"]["console_scripts"].split()
+    assert "dgnet_rank=dgnet.commands:rank_command" in cfg["DEFAULT"]["console_scripts"].split()

@@ -221,3 +221,32 @@ def test_every_command_takes_every_layout(layouts, model, name, tmp_path, capsys
     assert (tmp_path / "strip.png").stat().st_size > 5_000 and len((tmp_path / "list.csv").read_text().splitlines()) > 3
     assert "first true match at rank" in message.out, message.out
     assert ("camera" in (message.out + message.err).lower())
+
+
+def test_control_says_whether_generated_images_helped(T, folder, tmp_path, capsys):
+    args = [str(folder), "--tier", "smoke", "--out", str(tmp_path / "out"), "--set", "n_iter=6", "teacher_iter=4"]
+    assert T.train_cli(args) == 0
+    alone = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "control" not in alone and list(alone["queries"]["AP"]) == ["DG-Net"]
+    capsys.readouterr()
+    assert T.train_cli([*args, "--control", "--seeds", "2"]) == 0, "the same folder: DG-Net is found there"
+    out, err = capsys.readouterr()
+    facts = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    sentence = facts["control"]["sentence"]
+    assert sentence in out and "4 trainings for the comparison" in err and "over 2 seeds and people" in sentence
+    assert sentence[1:] in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    ap = {name: np.array(rows) for name, rows in facts["queries"]["AP"].items()}
+    assert ap["DG-Net"].shape == ap["control"].shape == (2, len(facts["queries"]["photos"]))
+    assert ap["DG-Net"][0].tolist() == alone["queries"]["AP"]["DG-Net"][0]
+    gain = 100 * (ap["DG-Net"] - ap["control"]).mean()
+    assert facts["control"]["gain"] == pytest.approx(gain, abs=1e-3), "the difference of the two mAPs, over seeds"
+    rows = {m["feature"]: m["mAP"] for m in facts["marks"]}
+    assert rows["control: f_prim, f_fine"] == pytest.approx(100 * ap["control"][0].mean(), abs=1e-3)
+    assert rows["f_prim, f_fine"] == pytest.approx(100 * ap["DG-Net"][0].mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("options", (["--seeds", "2"], ["--control", "--seeds", "0"]))
+def test_seeds_need_a_control_and_a_number(T, folder, tmp_path, capsys, options):
+    assert T.train_cli([str(folder), "--tier", "smoke", "--out", str(tmp_path / "out"), *options]) == 2
+    err = capsys.readouterr().err
+    assert "1 or more, together with --control" in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
