@@ -289,9 +289,6 @@ def _render(a: argparse.Namespace) -> None:
     root = render_people(folder, a.world, a.people, a.photos, a.height, a.width, a.seed, force=a.force)
     say(report_text(check_dataset(root)))
 
-# %% ../nbs/50_check.ipynb #d98c1428
-#| export
-
 # %% ../nbs/50_check.ipynb #d98c1427
 def data_cli(
     args: list[str] | None = None,   # default: the command line's
