@@ -346,7 +346,7 @@ def _does_it_work(rows: dict) -> str:
     found = [gain_of(rows, cell, ("DG-Net", RIGHT)) for cell in ONE_CAMERA.values()]
     known = [gain for gain in found if gain is not None]
     if not known: return "Not measured yet"
-    if len(known) == len(found) and all(g.low > 0 for g in known): return "Yes, where photos are few"
+    if len(known) == len(found) and all(g.low > 0 for g in known): return "Yes, where photos are few and of one camera"
     if any(g.low > 0 for g in known): return "On one domain, where photos are few"
     return "No, it harms" if all(g.high < 0 for g in known) else "No difference can be seen"
 

@@ -48,7 +48,7 @@ def test_noise_is_the_pooled_standard_deviation_over_seeds():
 
 
 @pytest.mark.parametrize("lift, worlds, words", [
-    (2.0, ("duke", "market"), "Yes, where photos are few"), (2.0, ("duke",), "On one domain"),
+    (2.0, ("duke", "market"), "Yes, where photos are few and of one camera"), (2.0, ("duke",), "On one domain"),
     (0.0, ("duke", "market"), "No difference can be seen"), (-2.0, ("duke", "market"), "No, it harms")])
 def test_the_answer_follows_the_intervals(lift, worlds, words):
     first, *_ = study.findings(rows(lift, worlds))
